@@ -1,0 +1,198 @@
+//! Checkpoint, encoder and descriptions → the files of a bundle.
+//!
+//! The table of training descriptions is made with the very graph that goes into the bundle, and
+//! so is the threshold below which `compile` warns: the 5th percentile of the nearest-task cosine
+//! of real descriptions kept out of training. How many random texts it catches is recorded.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use t2lc_runtime::backend::Backend;
+use t2lc_runtime::bundle::{ENCODER, HYPERNET, MANIFEST, TASKS, TOKENIZER};
+use t2lc_runtime::describe::Description;
+use t2lc_runtime::digest::Digest;
+use t2lc_runtime::encode::{Encoder, MAX_TOKENS};
+use t2lc_runtime::manifest::{
+    EncoderInfo, FamiliarityInfo, FileEntry, HypernetInfo, Manifest, SCHEMA, TrainingInfo,
+};
+use t2lc_runtime::nearest::TaskTable;
+
+use crate::checkpoint::Checkpoint;
+use crate::encoder::build_encoder;
+use crate::error::ExportError;
+use crate::hypernet::build_hypernet;
+use crate::weights::WeightType;
+
+/// Share of unseen real descriptions that may be warned about.
+const WARNED_SHARE: f32 = 0.05;
+/// Random texts the threshold is measured on.
+const RANDOM_TEXTS: usize = 500;
+
+/// Choices and names that training does not know.
+#[derive(Debug, Clone)]
+pub struct FreezeOptions {
+    /// Name of the bundle.
+    pub name: String,
+    /// Version of the bundle.
+    pub version: String,
+    /// Licence of the hypernetwork.
+    pub licence: String,
+    /// Name of the text encoder.
+    pub encoder_name: String,
+    /// Licence of the text encoder.
+    pub encoder_licence: String,
+    /// Weight type of the encoder.
+    pub encoder_weights: WeightType,
+    /// Weight type of the hypernetwork.
+    pub hypernet_weights: WeightType,
+}
+
+/// Task descriptions by their part in training.
+#[derive(Debug, Clone, Default)]
+pub struct Descriptions {
+    /// `(task, description)` pairs that training saw.
+    pub training: Vec<(String, String)>,
+    /// Descriptions it did not see.
+    pub unseen: Vec<String>,
+}
+
+/// The files of a bundle, `(name, bytes)`, manifest first.
+pub type BundleFiles = Vec<(&'static str, Vec<u8>)>;
+
+/// Builds every file of a bundle.
+///
+/// # Errors
+/// Unreadable encoder files, weights that cannot be stored, descriptions that cannot be encoded.
+pub fn freeze(
+    checkpoint: &Checkpoint,
+    encoder_dir: &Path,
+    descriptions: &Descriptions,
+    training: TrainingInfo,
+    options: &FreezeOptions,
+    backend: &dyn Backend,
+) -> Result<BundleFiles, ExportError> {
+    let config = &checkpoint.config;
+    let encoder_graph = build_encoder(encoder_dir, options.encoder_weights)?;
+    let hypernet_graph = build_hypernet(checkpoint, options.hypernet_weights)?;
+    let path = encoder_dir.join(TOKENIZER);
+    let tokenizer = std::fs::read(&path)
+        .map_err(|source| ExportError::Read { path: path.clone(), source })?;
+    let encoder = Encoder::from_parts(
+        &tokenizer,
+        backend.load(ENCODER, &encoder_graph)?,
+        config.task_embedding_size,
+        MAX_TOKENS,
+    )?;
+    let embed = |text: &str| -> Result<Vec<f32>, ExportError> {
+        Ok(encoder.encode(&Description::new(text)?)?.values)
+    };
+    let rows = descriptions
+        .training
+        .iter()
+        .map(|(task, text)| Ok((task.clone(), embed(text)?)))
+        .collect::<Result<Vec<_>, ExportError>>()?;
+    let table = TaskTable::from_embeddings(&rows)?;
+    let closest = |texts: &[String]| -> Result<Vec<f32>, ExportError> {
+        let nearest = |text: &String| Ok(table.nearest(&embed(text)?, 1)[0].cosine);
+        texts.iter().map(nearest).collect()
+    };
+    let familiarity =
+        calibrate(&closest(&descriptions.unseen)?, &closest(&random_texts(RANDOM_TEXTS))?);
+    let files = vec![
+        (ENCODER, encoder_graph),
+        (HYPERNET, hypernet_graph),
+        (TOKENIZER, tokenizer),
+        (TASKS, table.to_bytes()?),
+    ];
+    let entry = |(name, bytes): &(&str, Vec<u8>)| {
+        let entry = FileEntry { size_bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
+        ((*name).to_owned(), entry)
+    };
+    let manifest = Manifest {
+        schema: SCHEMA,
+        name: options.name.clone(),
+        version: options.version.clone(),
+        licence: options.licence.clone(),
+        base: config.base.clone(),
+        encoder: EncoderInfo {
+            name: options.encoder_name.clone(),
+            licence: options.encoder_licence.clone(),
+            weights: options.encoder_weights.to_string(),
+            embedding_size: config.task_embedding_size,
+            max_tokens: MAX_TOKENS,
+        },
+        hypernet: HypernetInfo {
+            variant: config.variant.to_string(),
+            weights: options.hypernet_weights.to_string(),
+            rank: config.rank,
+            scale: config.scale(),
+        },
+        training,
+        familiarity,
+        files: files.iter().map(entry).collect::<BTreeMap<_, _>>(),
+    };
+    let mut text = serde_json::to_vec_pretty(&manifest).map_err(ExportError::Manifest)?;
+    text.push(b'\n');
+    let mut all = vec![(MANIFEST, text)];
+    all.extend(files);
+    Ok(all)
+}
+
+/// The threshold that warns about [`WARNED_SHARE`] of the unseen descriptions, and what it catches.
+fn calibrate(unseen: &[f32], random: &[f32]) -> FamiliarityInfo {
+    let mut sorted = unseen.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a length
+    let place = (sorted.len() as f32 * WARNED_SHARE) as usize;
+    // Two decimals: digits beyond that are noise, and differ between backends.
+    let warn_below = sorted.get(place).map_or(0.0, |cosine| (cosine * 100.0).floor() / 100.0);
+    let share = |cosines: &[f32]| {
+        let warned = cosines.iter().filter(|c| **c < warn_below).count();
+        (warned as f32 / cosines.len().max(1) as f32 * 1000.0).round() / 1000.0
+    };
+    FamiliarityInfo { warn_below, warned_descriptions: share(unseen), warned_random: share(random) }
+}
+
+/// Texts of random letters and spaces, the same on every machine.
+fn random_texts(count: usize) -> Vec<String> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut next = |below: u64| {
+        // Marsaglia's xorshift64.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) % below
+    };
+    let mut text = || {
+        let length = 12 + next(40);
+        (0..length)
+            .map(|_| match next(32) {
+                n @ 0..26 => char::from(b'a' + u8::try_from(n).unwrap_or(0)),
+                26 => '7',
+                _ => ' ',
+            })
+            .collect::<String>()
+    };
+    // A leading letter keeps a text from being blank.
+    (0..count).map(|_| format!("x{}", text())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{calibrate, random_texts};
+
+    #[test]
+    fn the_threshold_spares_real_descriptions() {
+        let unseen: Vec<f32> = (0..100u8).map(|i| 0.5 + f32::from(i) / 250.0).collect();
+        let found = calibrate(&unseen, &[0.1, 0.2, 0.3, 0.9]);
+        assert!((found.warn_below - 0.52).abs() < 1e-6, "{found:?}");
+        assert!(found.warned_descriptions <= 0.06 && found.warned_random == 0.75, "{found:?}");
+    }
+
+    #[test]
+    fn random_texts_are_reproducible_and_not_blank() {
+        let texts = random_texts(50);
+        assert_eq!(texts, random_texts(50));
+        assert!(texts.iter().all(|t| !t.trim().is_empty()));
+    }
+}

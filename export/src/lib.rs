@@ -1,0 +1,15 @@
+//! Freezes a trained hypernetwork and a text encoder into the bundle that `t2lc-runtime` loads.
+//!
+//! [`checkpoint`] is what training writes. [`encoder`] and [`hypernet`] build the two ONNX graphs
+//! with [`graph::GraphBuilder`], whose operations are the ones that ONNX Runtime and tract both
+//! compute right ([`check`] enforces it). [`freeze`] puts graphs, tokenizer and the table of
+//! training descriptions into a bundle directory. Equal inputs give equal bytes.
+
+pub mod check;
+pub mod checkpoint;
+pub mod encoder;
+pub mod error;
+pub mod freeze;
+pub mod graph;
+pub mod hypernet;
+pub mod weights;

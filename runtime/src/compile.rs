@@ -1,0 +1,244 @@
+//! The five stages in order: describe, encode, generate, quantize, write.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::atomic::{AtomicWriteError, write_atomically, write_directory_atomically};
+use crate::backend::Backend;
+use crate::bundle::Bundle;
+use crate::describe::Description;
+use crate::digest::{Digest, Hasher, recipe_digest};
+use crate::encode::Encoder;
+use crate::error::Error;
+use crate::fold::fold_and_balance;
+use crate::generate::Generator;
+use crate::nearest::{Neighbor, TaskTable};
+use crate::peft::peft_adapter;
+use crate::quantize::Quantization;
+use crate::write::{Provenance, gguf_adapter};
+
+/// Raised by hand whenever equal inputs may give other bytes than before.
+const PIPELINE: &str = "1";
+/// How many nearest tasks are reported.
+const NEIGHBORS: usize = 3;
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Format {
+    /// One GGUF file.
+    #[default]
+    Gguf,
+    /// A PEFT directory.
+    Peft,
+}
+
+impl Format {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gguf => "gguf",
+            Self::Peft => "peft",
+        }
+    }
+
+    /// The quantization used where none is asked for: q8_0 for GGUF, f32 for PEFT.
+    pub fn default_quantization(self) -> Quantization {
+        match self {
+            Self::Gguf => Quantization::Q8_0,
+            Self::Peft => Quantization::F32,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "gguf" => Ok(Self::Gguf),
+            "peft" => Ok(Self::Peft),
+            _ => Err(format!("unknown format `{text}`, expected gguf or peft")),
+        }
+    }
+}
+
+/// What to make of a description.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CompileOptions {
+    /// Form of the output.
+    pub format: Format,
+    /// Tensor type; tensors whose rows are not whole blocks become f16.
+    pub quantization: Quantization,
+    /// Strength of the adapter; 1 as trained, 0 for none.
+    pub scale: f32,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        Self { format: Format::Gguf, quantization: Quantization::Q8_0, scale: 1.0 }
+    }
+}
+
+/// A compiled adapter, in memory.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    /// Digest of everything that went in.
+    pub recipe: Digest,
+    /// Digest of the bytes that came out: of the GGUF file, or of both PEFT files in order.
+    pub content: Digest,
+    /// The nearest training tasks, nearest first.
+    pub nearest: Vec<Neighbor>,
+    /// Whether the description is as close to the training descriptions as unseen real ones are.
+    pub familiar: bool,
+    /// Tokens of the description.
+    pub tokens: usize,
+    /// Whether the description was cut to the encoder's limit.
+    pub truncated: bool,
+    /// Number of tensors.
+    pub tensors: usize,
+    files: Files,
+}
+
+#[derive(Debug, Clone)]
+enum Files {
+    Gguf(Vec<u8>),
+    Peft(Vec<(&'static str, Vec<u8>)>),
+}
+
+impl Adapter {
+    /// Bytes of all files together.
+    pub fn size_bytes(&self) -> usize {
+        match &self.files {
+            Files::Gguf(bytes) => bytes.len(),
+            Files::Peft(files) => files.iter().map(|(_, bytes)| bytes.len()).sum(),
+        }
+    }
+
+    /// The GGUF file, or `None` for a PEFT directory.
+    pub fn gguf_bytes(&self) -> Option<&[u8]> {
+        match &self.files {
+            Files::Gguf(bytes) => Some(bytes),
+            Files::Peft(_) => None,
+        }
+    }
+
+    /// Writes the file or directory under a temporary name, syncs it and renames it.
+    ///
+    /// # Errors
+    /// An output that exists (without `overwrite`) or cannot be written; nothing is left behind.
+    pub fn write_to(&self, path: &Path, overwrite: bool) -> Result<(), AtomicWriteError> {
+        match &self.files {
+            Files::Gguf(bytes) => write_atomically(path, bytes, overwrite),
+            Files::Peft(files) => {
+                let files: Vec<_> = files.iter().map(|(n, b)| (*n, b.as_slice())).collect();
+                write_directory_atomically(path, &files, overwrite)
+            }
+        }
+    }
+}
+
+/// Compiles descriptions with one bundle and one backend.
+#[derive(Debug)]
+pub struct Compiler {
+    bundle: Bundle,
+    encoder: Encoder,
+    generator: Generator,
+    tasks: TaskTable,
+    backend: String,
+}
+
+impl Compiler {
+    /// Loads the graphs of a bundle.
+    ///
+    /// # Errors
+    /// Files that are not what the manifest promises, graphs that the backend refuses.
+    pub fn new(bundle: Bundle, backend: &dyn Backend) -> Result<Self, Error> {
+        Ok(Self {
+            encoder: Encoder::load(&bundle, backend)?,
+            generator: Generator::load(&bundle, backend)?,
+            tasks: TaskTable::load(&bundle)?,
+            backend: backend.id(),
+            bundle,
+        })
+    }
+
+    /// The bundle.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Compiles one description.
+    ///
+    /// # Errors
+    /// A graph that fails or returns values that are not finite, a scale that is not finite, a
+    /// quantization the format does not have.
+    pub fn compile(
+        &self,
+        description: &Description,
+        options: &CompileOptions,
+    ) -> Result<Adapter, Error> {
+        if !options.scale.is_finite() {
+            return Err(Error::Scale { got: options.scale });
+        }
+        let embedding = self.encoder.encode(description)?;
+        let nearest = self.tasks.nearest(&embedding.values, NEIGHBORS);
+        let manifest = &self.bundle.manifest;
+        let warn_below = manifest.familiarity.warn_below;
+        let mut pairs = self.generator.generate(&embedding)?;
+        for pair in &mut pairs {
+            fold_and_balance(pair, manifest.hypernet.scale * options.scale);
+        }
+        let recipe = self.recipe(description, options);
+        let files = match options.format {
+            Format::Gguf => {
+                let backend = &self.backend;
+                let provenance = Provenance { bundle: &self.bundle, description, recipe, backend };
+                Files::Gguf(gguf_adapter(&pairs, options.quantization, &provenance)?)
+            }
+            Format::Peft => Files::Peft(peft_adapter(
+                &pairs,
+                &manifest.base,
+                manifest.hypernet.rank,
+                options.quantization,
+            )?),
+        };
+        let content = match &files {
+            Files::Gguf(bytes) => Digest::of(bytes),
+            Files::Peft(files) => {
+                let mut hasher = Hasher::new();
+                files.iter().for_each(|(_, bytes)| hasher.update(bytes));
+                hasher.finish()
+            }
+        };
+        Ok(Adapter {
+            recipe,
+            content,
+            familiar: nearest.first().is_some_and(|n| n.cosine >= warn_below),
+            nearest,
+            tokens: embedding.tokens,
+            truncated: embedding.truncated,
+            tensors: 2 * pairs.len(),
+            files,
+        })
+    }
+
+    /// Digest of everything that decides the output's bytes.
+    pub fn recipe(&self, description: &Description, options: &CompileOptions) -> Digest {
+        recipe_digest(&[
+            ("description", description.as_str().as_bytes()),
+            ("bundle", self.bundle.digest.to_string().as_bytes()),
+            ("format", options.format.name().as_bytes()),
+            ("quantization", options.quantization.name().as_bytes()),
+            ("scale", &options.scale.to_le_bytes()),
+            ("pipeline", PIPELINE.as_bytes()),
+            ("backend", self.backend.as_bytes()),
+        ])
+    }
+}

@@ -1,0 +1,105 @@
+//! `manifest.json`: what a bundle is, what it is for, and the digest of every other file in it.
+//!
+//! The digest of the manifest's bytes identifies the whole bundle.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::BaseModel;
+use crate::digest::Digest;
+
+/// The only schema this version reads and writes.
+pub const SCHEMA: u32 = 1;
+
+/// Size and digest of one file of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Size in bytes, checked before the digest.
+    pub size_bytes: u64,
+    /// Digest of the content.
+    pub sha256: Digest,
+}
+
+/// The text encoder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderInfo {
+    /// Name of the model, for example `all-MiniLM-L6-v2`.
+    pub name: String,
+    /// Licence of its weights.
+    pub licence: String,
+    /// Weight type of the graph: `f32`, `f16` or `int8`.
+    pub weights: String,
+    /// Width `E` of the task embedding.
+    pub embedding_size: usize,
+    /// Tokens read; longer descriptions are cut.
+    pub max_tokens: usize,
+}
+
+/// The hypernetwork.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HypernetInfo {
+    /// `L`, `M` or `S`.
+    pub variant: String,
+    /// Weight type of the graph: `f32`, `f16` or `int8`.
+    pub weights: String,
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Factor on `B A`; folded into the matrices on compiling.
+    pub scale: f32,
+}
+
+/// How the hypernetwork was trained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingInfo {
+    /// Digest of the task pack.
+    pub data: Digest,
+    /// Licences of the training data.
+    pub data_licences: Vec<String>,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// When a description counts as unlike anything seen in training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamiliarityInfo {
+    /// Cosine to the nearest training description below which `compile` warns.
+    pub warn_below: f32,
+    /// Share of descriptions kept out of training that would be warned about.
+    pub warned_descriptions: f32,
+    /// Share of random texts that would be warned about.
+    pub warned_random: f32,
+}
+
+/// `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format version, [`SCHEMA`].
+    pub schema: u32,
+    /// Name of the bundle.
+    pub name: String,
+    /// Version of the bundle.
+    pub version: String,
+    /// Licence of the hypernetwork's weights.
+    pub licence: String,
+    /// The model the adapters are for.
+    pub base: BaseModel,
+    /// The text encoder.
+    pub encoder: EncoderInfo,
+    /// The hypernetwork.
+    pub hypernet: HypernetInfo,
+    /// How it was trained.
+    pub training: TrainingInfo,
+    /// The in-domain threshold.
+    pub familiarity: FamiliarityInfo,
+    /// Every other file of the bundle.
+    pub files: BTreeMap<String, FileEntry>,
+}

@@ -1,0 +1,207 @@
+//! Which training descriptions a new one is closest to.
+//!
+//! `tasks.safetensors` holds the unit-length embeddings of the training descriptions as `codes`
+//! i8 `[n, E]` with `scales` f32 `[n]`, and the task of each row in the metadata key `t2lc`. A
+//! description whose nearest cosine is below the bundle's threshold is unlike anything seen.
+
+use std::collections::HashMap;
+
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
+use serde::Serialize;
+
+use crate::bundle::{Bundle, BundleError, TASKS};
+
+/// Why the table cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NearestError {
+    /// The bundle lacks the file.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// Not a safetensors file, or without the tensors.
+    #[error("`{TASKS}` cannot be used: {0}")]
+    File(#[from] SafeTensorError),
+    /// The tensors do not fit each other.
+    #[error("`{TASKS}`: {reason}")]
+    Layout {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A training task and how close its closest description is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Neighbor {
+    /// The task's id.
+    pub task: String,
+    /// Cosine similarity, at most 1.
+    pub cosine: f32,
+}
+
+/// Embeddings of the training descriptions.
+#[derive(Debug, Clone)]
+pub struct TaskTable {
+    /// Task id of each row.
+    tasks: Vec<String>,
+    /// `[n, width]`
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    width: usize,
+}
+
+impl TaskTable {
+    /// Quantizes embeddings of any length, one `(task, embedding)` per description.
+    ///
+    /// # Errors
+    /// Embeddings of different widths, or none.
+    pub fn from_embeddings(rows: &[(String, Vec<f32>)]) -> Result<Self, NearestError> {
+        let width = rows.first().map_or(0, |(_, values)| values.len());
+        if width == 0 || rows.iter().any(|(_, values)| values.len() != width) {
+            let reason = "embeddings of different widths, or none".into();
+            return Err(NearestError::Layout { reason });
+        }
+        let (mut codes, mut scales) = (Vec::with_capacity(rows.len() * width), Vec::new());
+        for (_, values) in rows {
+            let length = values.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+            let largest = values.iter().fold(0f32, |m, v| m.max((v / length).abs()));
+            let scale = (largest / 127.0).max(f32::MIN_POSITIVE);
+            // |v / length / scale| ≤ 127 by the choice of the scale.
+            #[allow(clippy::cast_possible_truncation)]
+            codes.extend(values.iter().map(|v| (v / length / scale).round() as i8));
+            scales.push(scale);
+        }
+        Ok(Self { tasks: rows.iter().map(|(t, _)| t.clone()).collect(), codes, scales, width })
+    }
+
+    /// Reads the table of a bundle.
+    ///
+    /// # Errors
+    /// A file that is not such a table.
+    pub fn load(bundle: &Bundle) -> Result<Self, NearestError> {
+        let table = Self::from_bytes(bundle.file(TASKS)?)?;
+        let expected = bundle.manifest.encoder.embedding_size;
+        if table.width != expected {
+            let reason = format!("embeddings have {} values, expected {expected}", table.width);
+            return Err(NearestError::Layout { reason });
+        }
+        Ok(table)
+    }
+
+    /// Reads the bytes of `tasks.safetensors`.
+    ///
+    /// # Errors
+    /// A file that is not such a table.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NearestError> {
+        let layout = |reason: String| NearestError::Layout { reason };
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+        let names = metadata.metadata().as_ref().and_then(|m| m.get("t2lc"));
+        let names = names.ok_or_else(|| layout("no task names".into()))?;
+        let tasks: Vec<String> =
+            serde_json::from_str(names).map_err(|e| layout(format!("task names: {e}")))?;
+        let file = SafeTensors::deserialize(bytes)?;
+        let (codes, scales) = (file.tensor("codes")?, file.tensor("scales")?);
+        let (&[rows, width], Dtype::I8) = (codes.shape(), codes.dtype()) else {
+            return Err(layout(format!("codes are {:?} {:?}", codes.dtype(), codes.shape())));
+        };
+        if scales.dtype() != Dtype::F32 || scales.shape() != [rows] || tasks.len() != rows {
+            let (scales, names) = (scales.shape(), tasks.len());
+            return Err(layout(format!("{rows} rows, scales {scales:?}, {names} names")));
+        }
+        if rows == 0 || width == 0 {
+            return Err(layout("it is empty".into()));
+        }
+        let (words, _) = scales.data().as_chunks::<4>();
+        Ok(Self {
+            tasks,
+            codes: codes.data().iter().map(|&byte| byte.cast_signed()).collect(),
+            scales: words.iter().map(|word| f32::from_le_bytes(*word)).collect(),
+            width,
+        })
+    }
+
+    /// The bytes of `tasks.safetensors`.
+    ///
+    /// # Errors
+    /// Never for a table that was loaded or made here; the format's writer may refuse.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, NearestError> {
+        let codes: Vec<u8> = self.codes.iter().map(|code| code.cast_unsigned()).collect();
+        let scales: Vec<u8> = self.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        let names = serde_json::to_string(&self.tasks)
+            .map_err(|e| NearestError::Layout { reason: e.to_string() })?;
+        let tensors = [
+            ("codes", Part { dtype: Dtype::I8, shape: vec![self.tasks.len(), self.width], bytes: codes }),
+            ("scales", Part { dtype: Dtype::F32, shape: vec![self.tasks.len()], bytes: scales }),
+        ];
+        // One metadata key only: more would be written in random order.
+        let metadata = HashMap::from([("t2lc".to_owned(), names)]);
+        Ok(safetensors::serialize(tensors, Some(metadata))?)
+    }
+
+    /// The `count` nearest tasks, nearest first, each with its closest description's cosine.
+    pub fn nearest(&self, embedding: &[f32], count: usize) -> Vec<Neighbor> {
+        let length = embedding.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        let mut best: HashMap<&str, f32> = HashMap::new();
+        let rows = self.codes.chunks_exact(self.width).zip(&self.scales).zip(&self.tasks);
+        for ((codes, scale), task) in rows {
+            let dot: f32 = codes.iter().zip(embedding).map(|(&c, v)| f32::from(c) * v).sum();
+            let cosine = dot * scale / length;
+            let entry = best.entry(task).or_insert(cosine);
+            *entry = entry.max(cosine);
+        }
+        let mut tasks: Vec<Neighbor> =
+            best.into_iter().map(|(task, cosine)| Neighbor { task: task.into(), cosine }).collect();
+        tasks.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then_with(|| a.task.cmp(&b.task)));
+        tasks.truncate(count);
+        tasks
+    }
+}
+
+/// One tensor as the safetensors writer takes it.
+struct Part {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl View for Part {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TaskTable;
+
+    #[test]
+    fn the_nearest_task_comes_first_and_once() {
+        let rows = [("a", vec![1.0, 0.0]), ("b", vec![0.0, 2.0]), ("a", vec![3.0, 3.0])];
+        let rows: Vec<_> = rows.into_iter().map(|(t, v)| (t.to_owned(), v)).collect();
+        let table = TaskTable::from_embeddings(&rows).unwrap();
+        let table = TaskTable::from_bytes(&table.to_bytes().unwrap()).unwrap();
+        let nearest = table.nearest(&[0.1, 5.0], 5);
+        assert_eq!(nearest.len(), 2);
+        assert_eq!(nearest[0].task, "b");
+        assert!((nearest[0].cosine - 1.0).abs() < 1e-2);
+        assert!((nearest[1].cosine - 0.72).abs() < 1e-2);
+    }
+
+    #[test]
+    fn damaged_tables_are_refused() {
+        let table = TaskTable::from_embeddings(&[("a".into(), vec![1.0, 0.0])]).unwrap();
+        let bytes = table.to_bytes().unwrap();
+        for end in 0..bytes.len() {
+            assert!(TaskTable::from_bytes(&bytes[..end]).is_err());
+        }
+        assert!(TaskTable::from_embeddings(&[]).is_err());
+    }
+}

@@ -1,0 +1,274 @@
+//! The verbs and their options. The doc comments are the manual.
+
+pub(crate) mod compile;
+pub(crate) mod completions;
+#[cfg(feature = "train")]
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod failure;
+pub(crate) mod inspect;
+pub(crate) mod output;
+#[cfg(feature = "train")]
+pub(crate) mod train;
+pub(crate) mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use t2lc_export::weights::WeightType;
+use t2lc_runtime::backend::{BackendKind, Provider};
+use t2lc_runtime::compile::Format;
+use t2lc_runtime::quantize::Quantization;
+
+/// Compile a sentence into a LoRA adapter for llama.cpp
+#[derive(Debug, Parser)]
+#[command(name = "t2lc", version, arg_required_else_help = true, propagate_version = true)]
+pub(crate) struct Cli {
+    /// The verb.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Print errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Turn a task description into an adapter
+    #[command(after_help = "Example: t2lc compile \"summarize legal text\" -o legal.gguf")]
+    Compile(CompileArgs),
+    /// Show what is in an adapter, a bundle, a checkpoint or a PEFT directory
+    #[command(after_help = "Example: t2lc inspect legal.gguf --json")]
+    Inspect(InspectArgs),
+    /// Check an adapter or a bundle, and whether an adapter fits a base
+    #[command(after_help = "Example: t2lc verify legal.gguf --base SmolLM2-135M-Instruct.Q4_1.gguf")]
+    Verify(VerifyArgs),
+    /// Freeze a checkpoint and a text encoder into a bundle
+    #[command(after_help = "Example: t2lc export run/step-000500 --encoder all-MiniLM-L6-v2 \
+                            --pack fixtures/taskpack -o my.t2lc")]
+    Export(ExportArgs),
+    /// Train a hypernetwork on a frozen base
+    #[cfg(feature = "train")]
+    #[command(after_help = "Example: t2lc train --base base.gguf --encoder all-MiniLM-L6-v2 \
+                            --pack fixtures/taskpack -o run --steps 500")]
+    Train(TrainArgs),
+    /// Train a hypernetwork on a frozen base (not in this build)
+    #[cfg(not(feature = "train"))]
+    Train(Unavailable),
+    /// Score a bundle on the held-out tasks of a task pack
+    #[cfg(feature = "train")]
+    #[command(after_help = "Example: t2lc eval --base base.gguf --pack fixtures/taskpack")]
+    Eval(EvalArgs),
+    /// Score a bundle on the held-out tasks of a task pack (not in this build)
+    #[cfg(not(feature = "train"))]
+    Eval(Unavailable),
+    /// Print a completion script for a shell
+    #[command(hide = true, after_help = "Example: t2lc completions bash")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one page per verb
+    #[command(hide = true, after_help = "Example: t2lc man --dir man1")]
+    Man {
+        /// Directory for the pages
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}
+
+impl Command {
+    /// Whether errors go to stdout as JSON as well.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Compile(args) => args.json,
+            Self::Inspect(args) => args.json,
+            Self::Verify(args) => args.json,
+            _ => false,
+        }
+    }
+}
+
+/// Takes anything, so that a build without the trainer can say what it lacks.
+#[cfg(not(feature = "train"))]
+#[derive(Debug, Args)]
+pub(crate) struct Unavailable {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    rest: Vec<String>,
+}
+
+/// Options of `compile`.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // independent switches of a command line
+pub(crate) struct CompileArgs {
+    /// What the adapter should do, in a sentence; `-` reads it from stdin
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) description: Option<String>,
+    /// Read the description from a file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Where to write the adapter; `-` is stdout
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+    /// Bundle directory [default: the one built in]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Form of the output: gguf or peft
+    #[arg(long, default_value_t = Format::Gguf)]
+    pub(crate) format: Format,
+    /// Tensor type: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1 [default: q8_0, for peft f32]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) quant: Option<Quantization>,
+    /// What runs the networks: tract or ort
+    #[arg(long, default_value_t = BackendKind::Tract)]
+    pub(crate) backend: BackendKind,
+    /// Execution provider of the ort backend: auto, cpu, cuda, coreml, xnnpack, nnapi, qnn, directml
+    #[arg(long, default_value_t = Provider::Auto)]
+    pub(crate) provider: Provider,
+    /// Strength of the adapter; 1 is as trained
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
+    pub(crate) scale: f32,
+    /// Overwrite an existing output
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Refuse a description that is unlike anything seen in training
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// An adapter or base (GGUF file), a bundle, a checkpoint or a PEFT directory
+    pub(crate) path: PathBuf,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// An adapter (GGUF file) or a bundle directory
+    pub(crate) path: PathBuf,
+    /// The base the adapter is to be applied to
+    #[arg(long, value_name = "GGUF")]
+    pub(crate) base: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Checkpoint directory that training wrote
+    pub(crate) checkpoint: PathBuf,
+    /// Hugging Face directory of the text encoder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) encoder: PathBuf,
+    /// Task pack the checkpoint was trained on
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pack: PathBuf,
+    /// Bundle directory to write
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+    /// Name of the bundle [default: the base's name in lower case]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Version of the bundle
+    #[arg(long, default_value = "1")]
+    pub(crate) bundle_version: String,
+    /// Licence of the hypernetwork
+    #[arg(long, default_value = "CC-BY-SA-4.0")]
+    pub(crate) licence: String,
+    /// Name of the text encoder
+    #[arg(long, default_value = "all-MiniLM-L6-v2")]
+    pub(crate) encoder_name: String,
+    /// Licence of the text encoder
+    #[arg(long, default_value = "Apache-2.0")]
+    pub(crate) encoder_licence: String,
+    /// Weight type of the encoder: f32, f16 or int8
+    #[arg(long, default_value_t = WeightType::Int8)]
+    pub(crate) encoder_weights: WeightType,
+    /// Weight type of the hypernetwork: f32, f16 or int8
+    #[arg(long, default_value_t = WeightType::Int8)]
+    pub(crate) hypernet_weights: WeightType,
+    /// Overwrite an existing bundle
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Options of `train`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Base model (GGUF file)
+    #[arg(long, value_name = "GGUF")]
+    pub(crate) base: PathBuf,
+    /// Hugging Face directory of the text encoder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) encoder: PathBuf,
+    /// Task pack directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pack: PathBuf,
+    /// Directory of the run
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+    /// Continue the run from its latest checkpoint
+    #[arg(long)]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) options: t2lc::train::TrainOptions,
+}
+
+/// Options of `eval`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Base model (GGUF file)
+    #[arg(long, value_name = "GGUF")]
+    pub(crate) base: PathBuf,
+    /// Task pack directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pack: PathBuf,
+    /// Bundle directory [default: the one built in]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Test examples per task, the first ones in file order
+    #[arg(long, default_value_t = 40)]
+    pub(crate) examples: usize,
+    /// Seed of the random descriptions and of the bootstrap
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_option_has_help_and_every_verb_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        for verb in cli.get_subcommands().filter(|verb| verb.get_name() != "help") {
+            let name = verb.get_name();
+            assert!(verb.get_about().is_some(), "`{name}` has no help");
+            let missing = cfg!(not(feature = "train")) && matches!(name, "train" | "eval");
+            assert!(missing || verb.get_after_help().is_some(), "`{name}` has no example");
+            for arg in verb.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "`{name} {}` has no help", arg.get_id());
+            }
+        }
+        cli.debug_assert();
+    }
+}

@@ -1,0 +1,121 @@
+//! `t2lc compile`: description → adapter file.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use serde_json::json;
+use t2lc_runtime::atomic::AtomicWriteError;
+use t2lc_runtime::backend;
+use t2lc_runtime::bundle::Bundle;
+use t2lc_runtime::compile::{Adapter, CompileOptions, Compiler, Format};
+use t2lc_runtime::describe::{Description, MAX_BYTES};
+use t2lc_runtime::error::Error;
+
+use super::CompileArgs;
+use super::failure::{Failure, Outcome};
+use super::output::{human_bytes, print_bytes, print_json, say};
+
+/// Opens the given bundle, or the one built in.
+pub(crate) fn open_bundle(dir: Option<&Path>) -> Result<Bundle, Failure> {
+    if let Some(dir) = dir {
+        return Ok(Bundle::open(dir).map_err(Error::from)?);
+    }
+    match t2lc::default_bundle::files() {
+        Some(files) => Ok(Bundle::from_static(&files).map_err(Error::from)?),
+        None => Err(Failure::environment("bundle.none", anyhow!("this build has no bundle built in"))
+            .hint("name one with --bundle DIR")),
+    }
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
+    let started = Instant::now();
+    let description = Description::new(&read_description(args)?).map_err(Error::from)?;
+    let to_stdout = args.output.as_os_str() == "-";
+    if to_stdout && (args.json || args.format != Format::Gguf) {
+        let error = anyhow!("`-o -` takes a single GGUF file and no --json");
+        return Err(Failure::environment("usage", error));
+    }
+    if !to_stdout && !args.force && args.output.symlink_metadata().is_ok() {
+        let path = args.output.clone();
+        return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
+    }
+    let options = CompileOptions {
+        format: args.format,
+        quantization: args.quant.unwrap_or_else(|| args.format.default_quantization()),
+        scale: args.scale,
+    };
+    let bundle = open_bundle(args.bundle.as_deref())?;
+    let backend = backend::open(args.backend, args.provider).map_err(Error::from)?;
+    let compiler = Compiler::new(bundle, backend.as_ref())?;
+    let adapter = compiler.compile(&description, &options)?;
+    report_description(&adapter, quiet);
+    if args.strict && !adapter.familiar {
+        let error = anyhow!("the description is unlike anything seen in training");
+        return Err(Failure::input("describe.unfamiliar", error)
+            .hint("describe the task in other words, or compile without --strict"));
+    }
+    if to_stdout {
+        print_bytes(adapter.gguf_bytes().context("a GGUF adapter has bytes")?)?;
+    } else {
+        adapter.write_to(&args.output, args.force).map_err(Error::from)?;
+    }
+    let output = args.output.display();
+    if args.json {
+        print_json(&json!({
+            "schema": 1,
+            "output": output.to_string(),
+            "description": description.as_str(),
+            "recipe": adapter.recipe,
+            "content": adapter.content,
+            "size_bytes": adapter.size_bytes(),
+            "tensors": adapter.tensors,
+            "format": options.format.name(),
+            "quantization": options.quantization.name(),
+            "scale": options.scale,
+            "backend": backend.id(),
+            "bundle": compiler.bundle().digest,
+            "base": compiler.bundle().manifest.base.name,
+            "nearest": adapter.nearest,
+            "familiar": adapter.familiar,
+            "truncated": adapter.truncated,
+        }))?;
+    }
+    let (size, quantization) = (human_bytes(adapter.size_bytes()), options.quantization);
+    let (content, seconds) = (adapter.content, started.elapsed().as_secs_f64());
+    say(quiet, &format!("compiled {output} ({size}, {quantization}, {content}) in {seconds:.2} s"));
+    Ok(())
+}
+
+fn report_description(adapter: &Adapter, quiet: bool) {
+    let nearest: Vec<String> =
+        adapter.nearest.iter().map(|n| format!("{} ({:.2})", n.task, n.cosine)).collect();
+    say(quiet, &format!("nearest training tasks: {}", nearest.join(", ")));
+    if !adapter.familiar {
+        let warning = "the description is unlike anything seen in training; the adapter may not help";
+        say(quiet, &format!("warning: {warning}"));
+    }
+    if adapter.truncated {
+        let tokens = adapter.tokens;
+        say(quiet, &format!("warning: the description has {tokens} tokens; the end was not read"));
+    }
+}
+
+fn read_description(args: &CompileArgs) -> Result<String, Failure> {
+    // One byte more than allowed is enough to know that a text is too long.
+    let limit = 4 * MAX_BYTES as u64 + 1;
+    let mut text = String::new();
+    let read = match (&args.file, args.description.as_deref()) {
+        (None, Some("-")) => std::io::stdin().lock().take(limit).read_to_string(&mut text),
+        (None, Some(description)) => return Ok(description.to_owned()),
+        (Some(path), _) => std::fs::File::open(path)
+            .and_then(|file| file.take(limit).read_to_string(&mut text)),
+        (None, None) => return Err(Failure::environment("usage", anyhow!("no description given"))),
+    };
+    let from = args.file.as_ref().map_or("stdin".into(), |path| path.display().to_string());
+    read.with_context(|| format!("cannot read a description from `{from}`"))
+        .map_err(|error| Failure::input("describe.read", error))?;
+    Ok(text)
+}

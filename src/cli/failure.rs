@@ -1,0 +1,124 @@
+//! How a verb fails: an exit code, a stable code for programs, an error chain and hints.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use t2lc_runtime::error::Error;
+
+use super::output::print_json;
+
+/// A verb's failure.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// 1: the input is at fault or the answer is no. 2: usage, environment or internal.
+    exit: u8,
+    /// Stable name for programs.
+    code: &'static str,
+    error: anyhow::Error,
+    hints: Vec<String>,
+}
+
+/// What a verb returns.
+pub(crate) type Outcome = Result<(), Failure>;
+
+impl Failure {
+    /// The input is at fault, or the answer is no.
+    pub(crate) fn input(code: &'static str, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: 1, code, error: error.into(), hints: Vec::new() }
+    }
+
+    /// Usage, environment, or an internal error.
+    pub(crate) fn environment(code: &'static str, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit: 2, code, error: error.into(), hints: Vec::new() }
+    }
+
+    /// Adds advice.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// A verb that only a build with the trainer has.
+    #[cfg(not(feature = "train"))]
+    pub(crate) fn without_trainer() -> Self {
+        Self::environment("train.not_built", anyhow::anyhow!("this build has no trainer"))
+            .hint("build it with `cargo build --release --features train`")
+    }
+
+    /// Whether the reader of our output has gone away, which is no failure.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.error.chain().any(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>();
+            io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        })
+    }
+
+    /// Prints the failure and gives the exit code.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        let mut causes: Vec<String> = Vec::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            // Wrappers that repeat their cause add nothing.
+            if causes.last() != Some(&cause) {
+                causes.push(cause);
+            }
+        }
+        if json {
+            let error = json!({"code": self.code, "message": causes.join(": "), "hints": self.hints});
+            // Nothing is left to report a failing stdout to.
+            let _ = print_json(&json!({"schema": 1, "error": error}));
+        }
+        #[allow(clippy::print_stderr)] // the one place where errors are printed
+        {
+            eprintln!("error: {}", causes.first().map_or("unknown", String::as_str));
+            for cause in causes.iter().skip(1) {
+                eprintln!("  caused by: {cause}");
+            }
+            for hint in &self.hints {
+                eprintln!("hint: {hint}");
+            }
+        }
+        ExitCode::from(self.exit)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = error.code();
+        let input = ["describe", "bundle", "write", "quantize", "generate"];
+        let stage = code.split_once('.').map_or(code, |(stage, _)| stage);
+        let failure = if input.contains(&stage) {
+            Self::input(code, error)
+        } else {
+            Self::environment(code, error)
+        };
+        match code {
+            "describe.empty" => failure.hint("describe the task, for example \"translate to French\""),
+            "bundle.size" | "bundle.digest" => {
+                failure.hint("the bundle is damaged or was changed after export; get it again")
+            }
+            "bundle.schema" => failure.hint("the bundle needs another version of t2lc"),
+            "backend.library" => failure.hint(
+                "set T2LC_ORT_LIBRARY to the ONNX Runtime shared library, or use --backend tract",
+            ),
+            "backend.provider" => failure.hint("use --provider auto to take what is available"),
+            "backend.not_built" => {
+                failure.hint("build t2lc with the feature of the same name, or use another --backend")
+            }
+            "output.exists" => failure.hint("use --force to overwrite it"),
+            "write.quantization" => failure.hint("use --format gguf for block quantizations"),
+            _ => failure,
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::environment("internal", error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::environment("io", error)
+    }
+}

@@ -1,0 +1,40 @@
+//! The `t2lc` command line: parses, dispatches to one verb, turns the outcome into an exit code.
+//!
+//! Exit codes: 0 done; 1 the input is at fault or the answer is no; 2 usage, environment or
+//! internal error. Data goes to stdout, everything for people to stderr.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+#[cfg(feature = "train")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let Cli { command, quiet } = Cli::parse();
+    let json = command.wants_json();
+    let outcome = match command {
+        Command::Compile(args) => cli::compile::run(&args, quiet),
+        Command::Inspect(args) => cli::inspect::run(&args),
+        Command::Verify(args) => cli::verify::run(&args),
+        Command::Export(args) => cli::export::run(&args, quiet),
+        #[cfg(feature = "train")]
+        Command::Train(args) => cli::train::run(&args, quiet),
+        #[cfg(feature = "train")]
+        Command::Eval(args) => cli::eval::run(&args, quiet),
+        #[cfg(not(feature = "train"))]
+        Command::Train(_) | Command::Eval(_) => Err(cli::failure::Failure::without_trainer()),
+        Command::Completions { shell } => cli::completions::completions(shell),
+        Command::Man { dir } => cli::completions::man(dir.as_deref()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}

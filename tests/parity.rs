@@ -1,0 +1,58 @@
+//! The same weights give the same numbers everywhere: candle (training), tract and ONNX Runtime
+//! (compiling) run the hypernetwork and the encoder, and are compared with each other, with golden
+//! vectors made from the formulas alone, and with an encoder that somebody else exported.
+//!
+//! Two measures: the relative error `max|got - want| / max|want|` of an output, and the cosine of
+//! two task embeddings.
+
+#![cfg(all(feature = "train", feature = "tract", feature = "ort"))]
+
+#[path = "parity/encoder.rs"]
+mod encoder;
+#[path = "parity/hypernet.rs"]
+mod hypernet;
+#[path = "parity/library.rs"]
+mod library;
+mod support;
+
+use t2lc_export::weights::WeightType;
+use t2lc_runtime::backend::ort::Ort;
+use t2lc_runtime::backend::tract::Tract;
+use t2lc_runtime::backend::{Backend, Provider, Tensor};
+
+use support::parts;
+
+const EVERY_WEIGHT_TYPE: [WeightType; 3] = [WeightType::F32, WeightType::F16, WeightType::Int8];
+
+fn backends() -> [Box<dyn Backend>; 2] {
+    [Box::new(Tract), Box::new(ort())]
+}
+
+fn ort() -> Ort {
+    Ort::with_library(&parts::onnxruntime_library(), Provider::Cpu).unwrap()
+}
+
+fn relative_error(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0_f32, |most, value| most.max(value.abs()));
+    let differences = got.iter().zip(want).map(|(a, b)| {
+        assert!(a.is_finite() && b.is_finite());
+        (a - b).abs()
+    });
+    differences.fold(0_f32, f32::max) / largest
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn floats(tensor: &Tensor) -> (&[usize], &[f32]) {
+    match tensor {
+        Tensor::F32 { shape, values } => (shape.as_slice(), values.as_slice()),
+        Tensor::I64 { shape, .. } => panic!("an output {shape:?} of integers"),
+    }
+}

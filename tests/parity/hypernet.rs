@@ -1,0 +1,226 @@
+//! The hypernetwork: in go golden checkpoints of the three variants and task embeddings
+//! `[batch, 12]`, out come `lora_a [batch, layers, rank, in]` and `lora_b [batch, layers, out, rank]`.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use candle_core::Device;
+use safetensors::SafeTensors;
+use t2lc::train::hypernet::{Hypernet, stack_embeddings};
+use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, NamedTensor, SCHEMA, Variant};
+use t2lc_export::hypernet::build_hypernet;
+use t2lc_export::weights::WeightType;
+use t2lc_runtime::backend::{Backend, BackendError, Graph, Tensor};
+use t2lc_runtime::base::{BaseModel, TargetModule};
+
+use crate::support::parts;
+use crate::{EVERY_WEIGHT_TYPE, backends, floats, ort, relative_error};
+
+const VARIANTS: [(Variant, &str); 3] =
+    [(Variant::L, "t2l_L"), (Variant::M, "t2l_M"), (Variant::S, "t2l_S")];
+
+/// A golden file: weights, one task embedding `[12]`, and what the formulas give for it.
+struct Golden {
+    checkpoint: Checkpoint,
+    embedding: Vec<f32>,
+    /// By name, for example `q_proj.lora_a`.
+    outputs: BTreeMap<String, NamedTensor>,
+}
+
+impl Golden {
+    fn read(variant: Variant, file: &str) -> Self {
+        let path = parts::fixture(format!("golden/hypernet/{file}.safetensors"));
+        let bytes = fs::read(path).unwrap();
+        let mut tensors: BTreeMap<String, NamedTensor> = SafeTensors::deserialize(&bytes)
+            .unwrap()
+            .iter()
+            .map(|(name, view)| {
+                let (words, rest) = view.data().as_chunks::<4>();
+                assert!(rest.is_empty());
+                let values = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+                (name.to_owned(), NamedTensor { shape: view.shape().to_vec(), values })
+            })
+            .collect();
+        let embedding = tensors.remove("in.task_emb").unwrap().values;
+        let outputs: BTreeMap<String, NamedTensor> =
+            tensors.extract_if(.., |name, _| name.starts_with("out.")).collect();
+        let outputs = outputs.into_iter().map(|(name, tensor)| (graph_name(&name), tensor));
+        let outputs = outputs.collect();
+        let checkpoint = Checkpoint::from_tensors(golden_config(variant), tensors).unwrap();
+        Self { checkpoint, embedding, outputs }
+    }
+
+    /// The golden embedding and two unlike it.
+    fn embeddings(&self) -> Vec<Vec<f32>> {
+        let reversed = self.embedding.iter().rev().copied().collect();
+        let shifted = self.embedding.iter().map(|value| 0.3 - 0.5 * value).collect();
+        vec![self.embedding.clone(), reversed, shifted]
+    }
+
+    /// Every output of the graph, in its order.
+    fn output_names(&self) -> Vec<String> {
+        let modules = &self.checkpoint.config.base.modules;
+        modules
+            .iter()
+            .flat_map(|module| ["lora_a", "lora_b"].map(|which| format!("{}.{which}", module.name)))
+            .collect()
+    }
+}
+
+/// `out.q_proj.A` is the graph's `q_proj.lora_a`.
+fn graph_name(golden: &str) -> String {
+    let (module, matrix) = golden.strip_prefix("out.").unwrap().rsplit_once('.').unwrap();
+    format!("{module}.lora_{}", matrix.to_lowercase())
+}
+
+fn golden_config(variant: Variant) -> HypernetConfig {
+    let module = |name: &str, out_features| TargetModule {
+        name: name.into(),
+        in_features: 16,
+        out_features,
+        permute_heads: None,
+    };
+    HypernetConfig {
+        schema: SCHEMA,
+        variant,
+        rank: 2,
+        alpha: 4.0,
+        use_rslora: true,
+        latent_size: 8,
+        head_in_size: 5,
+        task_embedding_size: 12,
+        base: BaseModel {
+            name: "toy".into(),
+            architecture: "llama".into(),
+            layers: 3,
+            tied_head: true,
+            fingerprint: "sha256:00".into(),
+            modules: vec![module("q_proj", 16), module("v_proj", 8)],
+        },
+    }
+}
+
+/// Outputs of the trainer's hypernetwork in the graph's layout: shape, values.
+fn candle_outputs(golden: &Golden, embeddings: &[Vec<f32>]) -> Vec<(Vec<usize>, Vec<f32>)> {
+    let net = Hypernet::from_checkpoint(&golden.checkpoint, &Device::Cpu).unwrap();
+    let rows: Vec<&[f32]> = embeddings.iter().map(Vec::as_slice).collect();
+    let tasks = stack_embeddings(&rows, &Device::Cpu).unwrap();
+    let modules = net.forward(&tasks, None).unwrap();
+    let matrices = modules.into_iter().flat_map(|module| {
+        let b = module.b_transposed.transpose(2, 3).unwrap().contiguous().unwrap();
+        [module.a, b]
+    });
+    matrices
+        .map(|matrix| {
+            (matrix.dims().to_vec(), matrix.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        })
+        .collect()
+}
+
+fn graph_outputs(graph: &dyn Graph, golden: &Golden, embeddings: &[Vec<f32>]) -> Vec<Tensor> {
+    let shape = vec![embeddings.len(), golden.embedding.len()];
+    let input = Tensor::F32 { shape, values: embeddings.concat() };
+    let names = golden.output_names();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    graph.run(&[("task_embedding", input)], &names).unwrap()
+}
+
+#[test]
+fn hypernet_graphs_compute_what_the_trainer_computes() {
+    for (variant, file) in VARIANTS {
+        let golden = Golden::read(variant, file);
+        let onnx = build_hypernet(&golden.checkpoint, WeightType::F32).unwrap();
+        for backend in backends() {
+            let graph = backend.load(file, &onnx).unwrap();
+            let all = golden.embeddings();
+            for embeddings in [&all[..1], &all[..]] {
+                let count = embeddings.len();
+                let got = graph_outputs(graph.as_ref(), &golden, embeddings);
+                let want = candle_outputs(&golden, embeddings);
+                assert_eq!(got.len(), want.len());
+                for ((name, got), (shape, want)) in
+                    golden.output_names().iter().zip(&got).zip(&want)
+                {
+                    let what = format!("{file} {} {name}, batch {count}", backend.id());
+                    let (got_shape, got) = floats(got);
+                    assert_eq!(got_shape, shape, "{what}");
+                    let error = relative_error(got, want);
+                    assert!(error <= 1e-5, "{what}: {error} off candle");
+
+                    let formula = &golden.outputs[name];
+                    assert_eq!(got_shape[1..], formula.shape, "{what}");
+                    let error = relative_error(&got[..formula.values.len()], &formula.values);
+                    assert!(error <= 1e-5, "{what}: {error} off the golden vectors");
+                    if count == 3 {
+                        let (first, second) = (&got[..got.len() / 3], &got[got.len() / 3..]);
+                        let change = relative_error(&second[..first.len()], first);
+                        assert!(change > 1e-2, "{what}: does not depend on the task");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn runtimes_agree_on_hypernets_of_narrow_weights() {
+    for (variant, file) in VARIANTS {
+        let golden = Golden::read(variant, file);
+        let exact = candle_outputs(&golden, &golden.embeddings());
+        for (weights, near) in [(WeightType::F16, 1e-2), (WeightType::Int8, 0.2)] {
+            let onnx = build_hypernet(&golden.checkpoint, weights).unwrap();
+            let [tract, ort] = backends().map(|backend| {
+                let graph = backend.load(file, &onnx).unwrap();
+                graph_outputs(graph.as_ref(), &golden, &golden.embeddings())
+            });
+            let names = golden.output_names();
+            for (((name, tract), ort), (shape, exact)) in
+                names.iter().zip(&tract).zip(&ort).zip(&exact)
+            {
+                let what = format!("{file} {weights} {name}");
+                let ((tract_shape, tract), (ort_shape, ort)) = (floats(tract), floats(ort));
+                assert_eq!((tract_shape, ort_shape), (shape.as_slice(), shape.as_slice()));
+                let error = relative_error(tract, ort);
+                assert!(error <= 1e-5, "{what}: runtimes differ by {error}");
+                let error = relative_error(ort, exact);
+                assert!(0.0 < error && error < near, "{what}: {error} off the f32 weights");
+            }
+        }
+    }
+}
+
+#[test]
+fn hypernet_bytes_are_the_same_each_time() {
+    for (variant, file) in VARIANTS {
+        for weights in EVERY_WEIGHT_TYPE {
+            let build =
+                || build_hypernet(&Golden::read(variant, file).checkpoint, weights).unwrap();
+            assert!(build() == build(), "{file} {weights}");
+        }
+    }
+}
+
+#[test]
+fn ort_refuses_what_is_no_model_and_names_what_is_missing() {
+    let golden = Golden::read(Variant::L, "t2l_L");
+    let onnx = build_hypernet(&golden.checkpoint, WeightType::F32).unwrap();
+    let ort = ort();
+    for bytes in [b"".as_slice(), b"not a model", &onnx[..onnx.len() / 2]] {
+        let error = ort.load("broken", bytes).err().expect("broken bytes are refused");
+        assert!(matches!(&error, BackendError::Load { graph, .. } if graph == "broken"), "{error}");
+    }
+    let graph = ort.load("hypernet", &onnx).unwrap();
+    let input = |width: usize| Tensor::F32 { shape: vec![1, width], values: vec![0.5; width] };
+    let error = graph.run(&[("task_embedding", input(12))], &["nothing"]).unwrap_err();
+    assert!(
+        matches!(&error, BackendError::MissingOutput { output, .. } if output == "nothing"),
+        "{error}"
+    );
+    for (name, width) in [("embedding", 12), ("task_embedding", 11)] {
+        let error = graph.run(&[(name, input(width))], &["q_proj.lora_a"]).unwrap_err();
+        assert!(matches!(error, BackendError::Run { .. }), "{error}");
+    }
+    let uneven = Tensor::F32 { shape: vec![1, 12], values: vec![0.5; 11] };
+    let error = graph.run(&[("task_embedding", uneven)], &["q_proj.lora_a"]).unwrap_err();
+    assert!(matches!(error, BackendError::Run { .. }), "{error}");
+}

@@ -1,0 +1,209 @@
+//! The C interface of llama.cpp v0.5.0, as far as the tests use it: the structs that cross it by
+//! value and a table of its functions.
+//!
+//! Source: `include/llama.h`, `ggml/include/ggml.h` and `ggml-backend.h` of that version. Layouts
+//! change between versions, so the version is pinned in `tests/parts.sh`, checked when the library
+//! is loaded, and sizes and offsets (x86-64, from a C compiler) are asserted below. C enums are
+//! `i32`.
+
+use libloading::Library;
+use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
+use std::path::Path;
+
+/// The version these declarations belong to, as `llama_version` tells it.
+pub const VERSION: &str = "0.5.0-dev";
+/// `GGML_TYPE_F32`
+pub const TYPE_F32: i32 = 0;
+/// `LLAMA_FLASH_ATTN_TYPE_DISABLED`
+pub const FLASH_ATTENTION_DISABLED: i32 = 0;
+/// `GGML_LOG_LEVEL_WARN`, the first level that a test cares about.
+pub const LOG_WARN: i32 = 3;
+/// `GGML_LOG_LEVEL_CONT`: goes on with the line before.
+pub const LOG_CONTINUE: i32 = 5;
+
+macro_rules! opaque {
+    ($($name:ident)*) => { $(
+        #[repr(C)]
+        pub struct $name {
+            _private: [u8; 0],
+        }
+    )* };
+}
+opaque!(RawModel RawContext RawVocab RawAdapter RawMemory);
+
+/// `ggml_log_callback`: level, text, user data.
+pub type LogCallback = unsafe extern "C" fn(i32, *const c_char, *mut c_void);
+
+/// `llama_model_params`
+#[repr(C)]
+pub struct ModelParams {
+    pub devices: *mut c_void,
+    pub tensor_buft_overrides: *const c_void,
+    pub n_gpu_layers: i32,
+    pub split_mode: i32,
+    pub load_mode: i32,
+    pub lazy_mode: i32,
+    pub main_gpu: i32,
+    pub tensor_split: *const f32,
+    pub progress_callback: *const c_void,
+    pub progress_callback_user_data: *mut c_void,
+    pub kv_overrides: *const c_void,
+    pub vocab_only: bool,
+    pub check_tensors: bool,
+    pub use_extra_bufts: bool,
+    pub no_host: bool,
+    pub no_alloc: bool,
+    pub load_mtp: bool,
+}
+
+/// `llama_context_params`
+#[repr(C)]
+pub struct ContextParams {
+    pub n_ctx: u32,
+    pub n_batch: u32,
+    pub n_ubatch: u32,
+    pub n_seq_max: u32,
+    pub n_rs_seq: u32,
+    pub n_outputs_max: u32,
+    pub n_outputs_max_per_seq: u32,
+    pub n_threads: i32,
+    pub n_threads_batch: i32,
+    pub ctx_type: i32,
+    pub rope_scaling_type: i32,
+    pub pooling_type: i32,
+    pub attention_type: i32,
+    pub flash_attn_type: i32,
+    pub rope_freq_base: f32,
+    pub rope_freq_scale: f32,
+    pub yarn_ext_factor: f32,
+    pub yarn_attn_factor: f32,
+    pub yarn_beta_fast: f32,
+    pub yarn_beta_slow: f32,
+    pub yarn_orig_ctx: u32,
+    pub defrag_thold: f32,
+    pub cb_eval: *const c_void,
+    pub cb_eval_user_data: *mut c_void,
+    pub type_k: i32,
+    pub type_v: i32,
+    pub abort_callback: *const c_void,
+    pub abort_callback_data: *mut c_void,
+    pub embeddings: bool,
+    pub offload_kqv: bool,
+    pub no_perf: bool,
+    pub op_offload: bool,
+    pub swa_full: bool,
+    pub kv_unified: bool,
+    pub samplers: *mut c_void,
+    pub n_samplers: usize,
+    pub ctx_other: *mut RawContext,
+}
+
+/// `llama_batch`; a null `pos`, `n_seq_id` and `seq_id` mean one sequence, positions counted on.
+#[repr(C)]
+pub struct Batch {
+    pub n_tokens: i32,
+    pub token: *mut i32,
+    pub embd: *mut f32,
+    pub pos: *mut i32,
+    pub n_seq_id: *mut i32,
+    pub seq_id: *mut *mut i32,
+    /// Not 0 where logits are wanted; null: for the last token only.
+    pub logits: *mut i8,
+}
+
+const _: () = {
+    assert!(size_of::<ModelParams>() == 80);
+    assert!(offset_of!(ModelParams, n_gpu_layers) == 16);
+    assert!(offset_of!(ModelParams, tensor_split) == 40);
+    assert!(offset_of!(ModelParams, vocab_only) == 72);
+    assert!(offset_of!(ModelParams, load_mtp) == 77);
+    assert!(size_of::<ContextParams>() == 160);
+    assert!(offset_of!(ContextParams, n_threads) == 28);
+    assert!(offset_of!(ContextParams, flash_attn_type) == 52);
+    assert!(offset_of!(ContextParams, defrag_thold) == 84);
+    assert!(offset_of!(ContextParams, type_k) == 104);
+    assert!(offset_of!(ContextParams, abort_callback) == 112);
+    assert!(offset_of!(ContextParams, embeddings) == 128);
+    assert!(offset_of!(ContextParams, kv_unified) == 133);
+    assert!(offset_of!(ContextParams, ctx_other) == 152);
+    assert!(size_of::<Batch>() == 56);
+    assert!(offset_of!(Batch, token) == 8);
+    assert!(offset_of!(Batch, logits) == 48);
+};
+
+/// The libraries, which the function table keeps loaded.
+struct Libraries {
+    ggml: Library,
+    llama: Library,
+}
+
+macro_rules! functions {
+    ($($library:ident $name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        /// Every C function in use; a field has the name of its symbol.
+        pub struct Api {
+            $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            _libraries: Libraries,
+        }
+
+        impl Api {
+            /// Loads `libggml` and `libllama` from `dir` and looks every function up.
+            ///
+            /// # Panics
+            /// If a library or a symbol is missing.
+            pub fn open(dir: &Path) -> Self {
+                let library = |file: &str| {
+                    let path = dir.join(file);
+                    // SAFETY: the file is the pinned, checksummed llama.cpp build, whose
+                    // initializers only set up its own tables.
+                    unsafe { Library::new(&path) }
+                        .unwrap_or_else(|error| panic!("`{}`: {error}", path.display()))
+                };
+                let libraries = Libraries {
+                    ggml: library("libggml.v0.5.0.so"),
+                    llama: library("libllama.v0.5.0.so"),
+                };
+                Self {
+                    // SAFETY: the declared types are those of the header of the version that the
+                    // file names carry, and the pointers live as long as `_libraries`.
+                    $($name: unsafe { libraries.$library.get(stringify!($name)) }
+                        .map(|symbol| *symbol)
+                        .unwrap_or_else(|error| panic!("`{}`: {error}", stringify!($name))),)*
+                    _libraries: libraries,
+                }
+            }
+        }
+    };
+}
+
+functions! {
+    ggml ggml_backend_load_all_from_path(*const c_char);
+    llama llama_version() -> *const c_char;
+    llama llama_log_set(LogCallback, *mut c_void);
+    llama llama_backend_init();
+    llama llama_model_default_params() -> ModelParams;
+    llama llama_model_load_from_file(*const c_char, ModelParams) -> *mut RawModel;
+    llama llama_model_free(*mut RawModel);
+    llama llama_model_get_vocab(*const RawModel) -> *const RawVocab;
+    llama llama_model_chat_template(*const RawModel, *const c_char) -> *const c_char;
+    llama llama_vocab_n_tokens(*const RawVocab) -> i32;
+    llama llama_vocab_bos(*const RawVocab) -> i32;
+    llama llama_vocab_eos(*const RawVocab) -> i32;
+    llama llama_vocab_get_add_bos(*const RawVocab) -> bool;
+    llama llama_vocab_is_eog(*const RawVocab, i32) -> bool;
+    llama llama_vocab_get_text(*const RawVocab, i32) -> *const c_char;
+    llama llama_tokenize(*const RawVocab, *const c_char, i32, *mut i32, i32, bool, bool) -> i32;
+    llama llama_token_to_piece(*const RawVocab, i32, *mut c_char, i32, i32, bool) -> i32;
+    llama llama_context_default_params() -> ContextParams;
+    llama llama_init_from_model(*mut RawModel, ContextParams) -> *mut RawContext;
+    llama llama_free(*mut RawContext);
+    llama llama_n_ctx(*const RawContext) -> u32;
+    llama llama_get_memory(*const RawContext) -> *mut RawMemory;
+    llama llama_memory_clear(*mut RawMemory, bool);
+    llama llama_decode(*mut RawContext, Batch) -> i32;
+    llama llama_get_logits_ith(*mut RawContext, i32) -> *mut f32;
+    llama llama_adapter_lora_init(*mut RawModel, *const c_char) -> *mut RawAdapter;
+    llama llama_adapter_lora_free(*mut RawAdapter);
+    llama llama_adapter_meta_val_str(*const RawAdapter, *const c_char, *mut c_char, usize) -> i32;
+    llama llama_set_adapters_lora(*mut RawContext, *mut *mut RawAdapter, usize, *mut f32) -> i32;
+}
