@@ -42,7 +42,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example: t2lc inspect legal.gguf --json")]
     Inspect(InspectArgs),
     /// Check an adapter or a bundle, and whether an adapter fits a base
-    #[command(after_help = "Example: t2lc verify legal.gguf --base SmolLM2-135M-Instruct.Q4_1.gguf")]
+    #[command(
+        after_help = "Example: t2lc verify legal.gguf --base SmolLM2-135M-Instruct.Q4_1.gguf"
+    )]
     Verify(VerifyArgs),
     /// Freeze a checkpoint and a text encoder into a bundle
     #[command(after_help = "Example: t2lc export run/step-000500 --encoder all-MiniLM-L6-v2 \

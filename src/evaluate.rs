@@ -23,10 +23,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use t2lc_runtime::digest::Digest;
 
+use crate::taskpack::{Example, ExampleSplit, Metric, Task, TaskPack, TaskSplit};
 use crate::train::adapter::LoraBatch;
 use crate::train::chat::Chat;
 use crate::train::decoder::Decoder;
-use crate::train::taskpack::{Example, ExampleSplit, Metric, Task, TaskPack, TaskSplit};
 
 pub use condition::{Condition, PerCondition};
 pub use report::{Estimate, Evaluation, TaskScores, TierScores};
@@ -75,10 +75,10 @@ pub fn evaluate(
     ensure!(!tasks.is_empty(), "the task pack has no held-out task");
     let mut scored = Vec::with_capacity(tasks.len());
     for (number, &task) in (1..).zip(&tasks) {
-        let scores = evaluate_task(decoder, chat, task, compile, options)
+        let of_task = evaluate_task(decoder, chat, task, compile, options)
             .with_context(|| format!("cannot evaluate task `{}`", task.id))?;
-        progress(&format!("{number}/{} {}", tasks.len(), scores.summary()));
-        scored.push(scores);
+        progress(&format!("{number}/{} {}", tasks.len(), of_task.summary()));
+        scored.push(of_task);
     }
     Ok(Evaluation::new(pack.digest.to_string(), options, scored))
 }
@@ -253,7 +253,7 @@ mod tests {
 
     use super::tiny_model::{TinyModel, adapter};
     use super::{EvaluateOptions, Evaluation, evaluate, random_text};
-    use crate::train::taskpack::{ExampleSplit, TaskPack};
+    use crate::taskpack::{ExampleSplit, TaskPack};
 
     fn write_pack(dir: &Path) -> TaskPack {
         let index = r#"{"tasks": [

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 the input is at fault or the answer is no; 2 usage, environment or
 //! internal error. Data goes to stdout, everything for people to stderr.
 
+#[allow(clippy::doc_markdown)] // doc comments there are the manual, printed as they are
 mod cli;
 
 use std::process::ExitCode;

@@ -155,7 +155,8 @@ impl TaskPack {
                 task.file.components().all(|c| matches!(c, std::path::Component::Normal(_)));
             if !confined {
                 let (index, file) = (index_path.display(), task.file.display());
-                problems.push(format!("{index}: task `{}`: file `{file}` leaves the pack", task.id));
+                problems
+                    .push(format!("{index}: task `{}`: file `{file}` leaves the pack", task.id));
                 continue;
             }
             match std::fs::read_to_string(dir.join(&task.file)) {
@@ -237,7 +238,8 @@ mod tests {
         )
         .unwrap();
         let problems = TaskPack::load(dir.path()).unwrap_err().problems.join("\n");
-        for expected in ["evaluation description 3", "a.jsonl:2:", "leaves the pack", "without a tier"]
+        for expected in
+            ["evaluation description 3", "a.jsonl:2:", "leaves the pack", "without a tier"]
         {
             assert!(problems.contains(expected), "{expected:?} not in:\n{problems}");
         }

@@ -47,7 +47,6 @@ use state::RunState;
 
 use crate::taskpack::{ExampleSplit, Task, TaskPack, TaskSplit};
 
-
 /// Where the inputs of a run are.
 #[derive(Debug, Clone)]
 pub struct TrainPaths {
@@ -161,29 +160,26 @@ pub fn train(paths: &TrainPaths, options: &TrainOptions, resume: bool) -> Result
     let chat = Chat::from_gguf(&paths.base)?;
     let data = Data::prepare(&pack, &chat, &paths.encoder, options, &device)?;
     let base = Decoder::from_gguf(&paths.base, &device)?;
-    let (net, mut optimizer, first_step) = match &previous {
-        Some(checkpoint) => {
-            let net = Hypernet::from_checkpoint(&Checkpoint::load(checkpoint)?, &device)?;
-            let (optimizer, state) = state::load(checkpoint)?;
-            ensure!(state.options == *options, "the run was started with other options");
-            ensure!(state.data == pack.digest.to_string(), "the task pack has changed");
-            (net, optimizer, state.step)
-        }
-        None => {
-            let config = HypernetConfig {
-                schema: 1,
-                variant: options.variant,
-                rank: options.rank,
-                alpha: options.alpha,
-                use_rslora: options.rslora,
-                latent_size: options.latent_size,
-                head_in_size: options.head_in_size,
-                task_embedding_size: data.embedding_size,
-                base: describe_base(&paths.base, &options.modules)?,
-            };
-            let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-            (Hypernet::new(config, &mut rng, &device)?, AdamW::default(), 0)
-        }
+    let (net, mut optimizer, first_step) = if let Some(checkpoint) = &previous {
+        let net = Hypernet::from_checkpoint(&Checkpoint::load(checkpoint)?, &device)?;
+        let (optimizer, state) = state::load(checkpoint)?;
+        ensure!(state.options == *options, "the run was started with other options");
+        ensure!(state.data == pack.digest.to_string(), "the task pack has changed");
+        (net, optimizer, state.step)
+    } else {
+        let config = HypernetConfig {
+            schema: 1,
+            variant: options.variant,
+            rank: options.rank,
+            alpha: options.alpha,
+            use_rslora: options.rslora,
+            latent_size: options.latent_size,
+            head_in_size: options.head_in_size,
+            task_embedding_size: data.embedding_size,
+            base: describe_base(&paths.base, &options.modules)?,
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        (Hypernet::new(config, &mut rng, &device)?, AdamW::default(), 0)
     };
     let sampler = Sampler {
         tasks: &data.training,
@@ -210,7 +206,12 @@ pub fn train(paths: &TrainPaths, options: &TrainOptions, resume: bool) -> Result
         let (loss, gradients) = step_gradients(&base, &net, &batch, options, &mut rng)?;
         ensure!(loss.is_finite(), "the loss is {loss} at step {step}");
         let norm = optimizer.update(
-            net.trainable(), &gradients, step, rate, options.weight_decay, options.clip_norm,
+            net.trainable(),
+            &gradients,
+            step,
+            rate,
+            options.weight_decay,
+            options.clip_norm,
         )?;
         let tokens_per_s = batch.tokens as f64 / started.elapsed().as_secs_f64();
         let done = step + 1;
@@ -320,7 +321,8 @@ pub fn lora_batch(generated: &[GeneratedModule], scale: f64) -> Result<LoraBatch
     for module in generated {
         let layers = module.a.dim(1)?;
         let pair = |layer: usize| -> Result<LoraPair> {
-            let of = |t: &Tensor| -> Result<Tensor> { Ok(t.detach().i((.., layer))?.contiguous()?) };
+            let of =
+                |t: &Tensor| -> Result<Tensor> { Ok(t.detach().i((.., layer))?.contiguous()?) };
             Ok(LoraPair { a: of(&module.a)?, b_transposed: of(&module.b_transposed)? })
         };
         pairs.insert(module.name.clone(), (0..layers).map(pair).collect::<Result<_>>()?);

@@ -253,7 +253,9 @@ fn check_layout<'a>(
     found: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> Result<(), CheckpointError> {
     let mut found: BTreeMap<&str, &[usize]> = found.collect();
-    let is_head_bias = |name: &str| name.starts_with("heads.") && name.ends_with(".bias");
+    let is_head_bias = |name: &str| {
+        name.strip_prefix("heads.").and_then(|rest| rest.strip_suffix(".bias")).is_some()
+    };
     let any_head_bias = found.keys().any(|name| is_head_bias(name));
     let mut missing = Vec::new();
     let mut wrong_shape = Vec::new();

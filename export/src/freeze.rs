@@ -75,8 +75,8 @@ pub fn freeze(
     let encoder_graph = build_encoder(encoder_dir, options.encoder_weights)?;
     let hypernet_graph = build_hypernet(checkpoint, options.hypernet_weights)?;
     let path = encoder_dir.join(TOKENIZER);
-    let tokenizer = std::fs::read(&path)
-        .map_err(|source| ExportError::Read { path: path.clone(), source })?;
+    let tokenizer =
+        std::fs::read(&path).map_err(|source| ExportError::Read { path: path.clone(), source })?;
     let encoder = Encoder::from_parts(
         &tokenizer,
         backend.load(ENCODER, &encoder_graph)?,

@@ -184,7 +184,7 @@ fn transposed<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
 
 impl Matrix<'_> {
     fn check(&self) -> Result<(), ExportError> {
-        let expected = self.rows.checked_mul(self.columns).unwrap_or(usize::MAX);
+        let expected = self.rows.saturating_mul(self.columns);
         if expected == 0 || self.values.len() != expected {
             return Err(ExportError::TensorLength {
                 name: self.name.to_owned(),

@@ -100,7 +100,8 @@ pub trait Graph: Send + Sync {
     ///
     /// # Errors
     /// An unknown name, a shape the graph does not take, a failure of the runtime.
-    fn run(&self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, BackendError>;
+    fn run(&self, inputs: &[(&str, Tensor)], outputs: &[&str])
+    -> Result<Vec<Tensor>, BackendError>;
 }
 
 /// A runtime that can load graphs.
@@ -179,8 +180,16 @@ macro_rules! named {
 
 named!(BackendKind, "backend", Tract = "tract", Ort = "ort");
 named!(
-    Provider, "execution provider", Auto = "auto", Cpu = "cpu", Cuda = "cuda", CoreMl = "coreml",
-    Xnnpack = "xnnpack", Nnapi = "nnapi", Qnn = "qnn", DirectMl = "directml"
+    Provider,
+    "execution provider",
+    Auto = "auto",
+    Cpu = "cpu",
+    Cuda = "cuda",
+    CoreMl = "coreml",
+    Xnnpack = "xnnpack",
+    Nnapi = "nnapi",
+    Qnn = "qnn",
+    DirectMl = "directml"
 );
 
 /// Opens a backend.

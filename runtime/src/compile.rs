@@ -9,10 +9,10 @@ use crate::backend::Backend;
 use crate::bundle::Bundle;
 use crate::describe::Description;
 use crate::digest::{Digest, Hasher, recipe_digest};
-use crate::encode::Encoder;
+use crate::encode::{Encoder, TaskEmbedding};
 use crate::error::Error;
 use crate::fold::fold_and_balance;
-use crate::generate::Generator;
+use crate::generate::{Generator, LoraPair};
 use crate::nearest::{Neighbor, TaskTable};
 use crate::peft::peft_adapter;
 use crate::quantize::Quantization;
@@ -43,7 +43,7 @@ impl Format {
         }
     }
 
-    /// The quantization used where none is asked for: q8_0 for GGUF, f32 for PEFT.
+    /// The quantization used where none is asked for: `q8_0` for GGUF, `f32` for PEFT.
     pub fn default_quantization(self) -> Quantization {
         match self {
             Self::Gguf => Quantization::Q8_0,
@@ -182,63 +182,107 @@ impl Compiler {
     pub fn compile(
         &self,
         description: &Description,
-        options: &CompileOptions,
+        options: CompileOptions,
     ) -> Result<Adapter, Error> {
-        if !options.scale.is_finite() {
-            return Err(Error::Scale { got: options.scale });
-        }
         let embedding = self.encoder.encode(description)?;
+        let pairs = self.generator.generate(&embedding)?;
         let nearest = self.tasks.nearest(&embedding.values, NEIGHBORS);
-        let manifest = &self.bundle.manifest;
-        let warn_below = manifest.familiarity.warn_below;
-        let mut pairs = self.generator.generate(&embedding)?;
-        for pair in &mut pairs {
-            fold_and_balance(pair, manifest.hypernet.scale * options.scale);
-        }
-        let recipe = self.recipe(description, options);
-        let files = match options.format {
-            Format::Gguf => {
-                let backend = &self.backend;
-                let provenance = Provenance { bundle: &self.bundle, description, recipe, backend };
-                Files::Gguf(gguf_adapter(&pairs, options.quantization, &provenance)?)
-            }
-            Format::Peft => Files::Peft(peft_adapter(
-                &pairs,
-                &manifest.base,
-                manifest.hypernet.rank,
-                options.quantization,
-            )?),
-        };
-        let content = match &files {
-            Files::Gguf(bytes) => Digest::of(bytes),
-            Files::Peft(files) => {
-                let mut hasher = Hasher::new();
-                files.iter().for_each(|(_, bytes)| hasher.update(bytes));
-                hasher.finish()
-            }
-        };
-        Ok(Adapter {
-            recipe,
-            content,
-            familiar: nearest.first().is_some_and(|n| n.cosine >= warn_below),
-            nearest,
-            tokens: embedding.tokens,
-            truncated: embedding.truncated,
-            tensors: 2 * pairs.len(),
-            files,
-        })
+        let encoded = Encoded { embedding, nearest };
+        assemble(&self.bundle, &self.backend, description, options, encoded, pairs)
     }
+}
 
-    /// Digest of everything that decides the output's bytes.
-    pub fn recipe(&self, description: &Description, options: &CompileOptions) -> Digest {
-        recipe_digest(&[
-            ("description", description.as_str().as_bytes()),
-            ("bundle", self.bundle.digest.to_string().as_bytes()),
-            ("format", options.format.name().as_bytes()),
-            ("quantization", options.quantization.name().as_bytes()),
-            ("scale", &options.scale.to_le_bytes()),
-            ("pipeline", PIPELINE.as_bytes()),
-            ("backend", self.backend.as_bytes()),
-        ])
+/// Compiles a single description, with only one graph in memory at a time.
+///
+/// # Errors
+/// As [`Compiler::new`] and [`Compiler::compile`].
+pub fn compile_once(
+    bundle: &Bundle,
+    backend: &dyn Backend,
+    description: &Description,
+    options: CompileOptions,
+) -> Result<Adapter, Error> {
+    let nearest = TaskTable::load(bundle)?;
+    let embedding = Encoder::load(bundle, backend)?.encode(description)?;
+    let nearest = nearest.nearest(&embedding.values, NEIGHBORS);
+    let pairs = Generator::load(bundle, backend)?.generate(&embedding)?;
+    let encoded = Encoded { embedding, nearest };
+    assemble(bundle, &backend.id(), description, options, encoded, pairs)
+}
+
+/// What is known of a description before its adapter is.
+struct Encoded {
+    embedding: TaskEmbedding,
+    nearest: Vec<Neighbor>,
+}
+
+/// Folds, quantizes and writes generated pairs.
+fn assemble(
+    bundle: &Bundle,
+    backend: &str,
+    description: &Description,
+    options: CompileOptions,
+    encoded: Encoded,
+    mut pairs: Vec<LoraPair>,
+) -> Result<Adapter, Error> {
+    if !options.scale.is_finite() {
+        return Err(Error::Scale { got: options.scale });
     }
+    let manifest = &bundle.manifest;
+    for pair in &mut pairs {
+        fold_and_balance(pair, manifest.hypernet.scale * options.scale);
+    }
+    let recipe = recipe(bundle, backend, description, options);
+    let files = match options.format {
+        Format::Gguf => {
+            let provenance = Provenance { bundle, description, recipe, backend };
+            Files::Gguf(gguf_adapter(&pairs, options.quantization, &provenance)?)
+        }
+        Format::Peft => Files::Peft(peft_adapter(
+            &pairs,
+            &manifest.base,
+            manifest.hypernet.rank,
+            options.quantization,
+        )?),
+    };
+    let content = match &files {
+        Files::Gguf(bytes) => Digest::of(bytes),
+        Files::Peft(files) => {
+            let mut hasher = Hasher::new();
+            for (_, bytes) in files {
+                hasher.update(bytes);
+            }
+            hasher.finish()
+        }
+    };
+    let Encoded { embedding, nearest } = encoded;
+    let warn_below = manifest.familiarity.warn_below;
+    Ok(Adapter {
+        recipe,
+        content,
+        familiar: nearest.first().is_some_and(|n| n.cosine >= warn_below),
+        nearest,
+        tokens: embedding.tokens,
+        truncated: embedding.truncated,
+        tensors: 2 * pairs.len(),
+        files,
+    })
+}
+
+/// Digest of everything that decides the output's bytes.
+fn recipe(
+    bundle: &Bundle,
+    backend: &str,
+    description: &Description,
+    options: CompileOptions,
+) -> Digest {
+    recipe_digest(&[
+        ("description", description.as_str().as_bytes()),
+        ("bundle", bundle.digest.to_string().as_bytes()),
+        ("format", options.format.name().as_bytes()),
+        ("quantization", options.quantization.name().as_bytes()),
+        ("scale", &options.scale.to_le_bytes()),
+        ("pipeline", PIPELINE.as_bytes()),
+        ("backend", backend.as_bytes()),
+    ])
 }

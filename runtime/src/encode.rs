@@ -129,6 +129,8 @@ impl Encoder {
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("embedding_size", &self.embedding_size).finish_non_exhaustive()
+        f.debug_struct("Encoder")
+            .field("embedding_size", &self.embedding_size)
+            .finish_non_exhaustive()
     }
 }

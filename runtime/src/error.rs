@@ -52,14 +52,14 @@ impl Error {
             Self::Description(DescriptionError::Empty) => "describe.empty",
             Self::Description(DescriptionError::TooLong { .. }) => "describe.too_long",
             Self::Description(_) => "describe.invalid",
-            Self::Bundle(e) => bundle_code(e),
+            Self::Bundle(e)
+            | Self::Encode(EncodeError::Bundle(e))
+            | Self::Generate(GenerateError::Bundle(e))
+            | Self::Nearest(NearestError::Bundle(e)) => bundle_code(e),
             Self::Backend(e) => backend_code(e),
-            Self::Encode(EncodeError::Bundle(e)) => bundle_code(e),
             Self::Encode(_) => "encode.failed",
-            Self::Generate(GenerateError::Bundle(e)) => bundle_code(e),
             Self::Generate(GenerateError::NotFinite { .. }) => "generate.not_finite",
             Self::Generate(_) => "generate.failed",
-            Self::Nearest(NearestError::Bundle(e)) => bundle_code(e),
             Self::Nearest(_) => "bundle.tasks",
             Self::Write(WriteError::PeftQuantization { .. }) => "write.quantization",
             Self::Write(WriteError::Quantize(_)) => "quantize.failed",

@@ -94,7 +94,8 @@ mod tests {
             permute_heads: Some(2),
         };
         let rows: Vec<f32> = (0..16u8).map(f32::from).collect();
-        let expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15].map(|r: u8| f32::from(r));
+        let expected =
+            [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15].map(|r: u8| f32::from(r));
         assert_eq!(gguf_rows(&rows, 1, &module), expected);
         let plain = TargetModule { permute_heads: None, ..module };
         assert_eq!(gguf_rows(&rows, 1, &plain), rows);

@@ -102,7 +102,12 @@ impl Generator {
                 let of_layer = |(values, size): &(Vec<f32>, usize)| {
                     values[layer * size..(layer + 1) * size].to_vec()
                 };
-                pairs.push(LoraPair { layer, module, a: of_layer(&both[0]), b: of_layer(&both[1]) });
+                pairs.push(LoraPair {
+                    layer,
+                    module,
+                    a: of_layer(&both[0]),
+                    b: of_layer(&both[1]),
+                });
             }
         }
         Ok(pairs)

@@ -19,7 +19,7 @@
 //! let backend = backend::open(BackendKind::Tract, Provider::Auto)?;
 //! let compiler = Compiler::new(bundle, backend.as_ref())?;
 //! let description = Description::new("summarize legal text")?;
-//! let adapter = compiler.compile(&description, &CompileOptions::default())?;
+//! let adapter = compiler.compile(&description, CompileOptions::default())?;
 //! adapter.write_to(Path::new("legal.gguf"), false)?;
 //! println!("{}", adapter.content);
 //! # Ok(())

@@ -129,7 +129,10 @@ impl TaskTable {
         let names = serde_json::to_string(&self.tasks)
             .map_err(|e| NearestError::Layout { reason: e.to_string() })?;
         let tensors = [
-            ("codes", Part { dtype: Dtype::I8, shape: vec![self.tasks.len(), self.width], bytes: codes }),
+            (
+                "codes",
+                Part { dtype: Dtype::I8, shape: vec![self.tasks.len(), self.width], bytes: codes },
+            ),
             ("scales", Part { dtype: Dtype::F32, shape: vec![self.tasks.len()], bytes: scales }),
         ];
         // One metadata key only: more would be written in random order.

@@ -50,7 +50,8 @@ pub fn verify_adapter(adapter: &Gguf<'_>) -> Verification {
     if let Some(alpha) = adapter.get("adapter.lora.alpha") {
         let usable = alpha.as_f32().is_some_and(f32::is_finite);
         found.expect(usable, "adapter.lora.alpha", || {
-            "`adapter.lora.alpha` is not a finite 32-bit float; llama.cpp aborts on other types".into()
+            "`adapter.lora.alpha` is not a finite 32-bit float; llama.cpp aborts on other types"
+                .into()
         });
     }
     check_pairs(adapter, &mut found);

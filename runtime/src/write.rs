@@ -151,7 +151,8 @@ pub fn tensors_digest(gguf: &crate::gguf::Gguf<'_>) -> Digest {
     for tensor in gguf.tensors() {
         hasher.update_prefixed(tensor.name.as_bytes());
         let stored = Quantization::ALL.into_iter().find(|q| q.ggml_type() == tensor.ggml_type);
-        hasher.update_prefixed(stored.map_or(tensor.ggml_type.name(), Quantization::name).as_bytes());
+        hasher
+            .update_prefixed(stored.map_or(tensor.ggml_type.name(), Quantization::name).as_bytes());
         for dimension in &tensor.dimensions {
             hasher.update(&dimension.to_le_bytes());
         }

@@ -9,7 +9,7 @@ use serde_json::json;
 use t2lc_runtime::atomic::AtomicWriteError;
 use t2lc_runtime::backend;
 use t2lc_runtime::bundle::Bundle;
-use t2lc_runtime::compile::{Adapter, CompileOptions, Compiler, Format};
+use t2lc_runtime::compile::{Adapter, CompileOptions, Format, compile_once};
 use t2lc_runtime::describe::{Description, MAX_BYTES};
 use t2lc_runtime::error::Error;
 
@@ -24,8 +24,10 @@ pub(crate) fn open_bundle(dir: Option<&Path>) -> Result<Bundle, Failure> {
     }
     match t2lc::default_bundle::files() {
         Some(files) => Ok(Bundle::from_static(&files).map_err(Error::from)?),
-        None => Err(Failure::environment("bundle.none", anyhow!("this build has no bundle built in"))
-            .hint("name one with --bundle DIR")),
+        None => {
+            Err(Failure::environment("bundle.none", anyhow!("this build has no bundle built in"))
+                .hint("name one with --bundle DIR"))
+        }
     }
 }
 
@@ -49,8 +51,7 @@ pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
     };
     let bundle = open_bundle(args.bundle.as_deref())?;
     let backend = backend::open(args.backend, args.provider).map_err(Error::from)?;
-    let compiler = Compiler::new(bundle, backend.as_ref())?;
-    let adapter = compiler.compile(&description, &options)?;
+    let adapter = compile_once(&bundle, backend.as_ref(), &description, options)?;
     report_description(&adapter, quiet);
     if args.strict && !adapter.familiar {
         let error = anyhow!("the description is unlike anything seen in training");
@@ -76,8 +77,8 @@ pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
             "quantization": options.quantization.name(),
             "scale": options.scale,
             "backend": backend.id(),
-            "bundle": compiler.bundle().digest,
-            "base": compiler.bundle().manifest.base.name,
+            "bundle": bundle.digest,
+            "base": bundle.manifest.base.name,
             "nearest": adapter.nearest,
             "familiar": adapter.familiar,
             "truncated": adapter.truncated,
@@ -94,7 +95,8 @@ fn report_description(adapter: &Adapter, quiet: bool) {
         adapter.nearest.iter().map(|n| format!("{} ({:.2})", n.task, n.cosine)).collect();
     say(quiet, &format!("nearest training tasks: {}", nearest.join(", ")));
     if !adapter.familiar {
-        let warning = "the description is unlike anything seen in training; the adapter may not help";
+        let warning =
+            "the description is unlike anything seen in training; the adapter may not help";
         say(quiet, &format!("warning: {warning}"));
     }
     if adapter.truncated {
@@ -110,8 +112,9 @@ fn read_description(args: &CompileArgs) -> Result<String, Failure> {
     let read = match (&args.file, args.description.as_deref()) {
         (None, Some("-")) => std::io::stdin().lock().take(limit).read_to_string(&mut text),
         (None, Some(description)) => return Ok(description.to_owned()),
-        (Some(path), _) => std::fs::File::open(path)
-            .and_then(|file| file.take(limit).read_to_string(&mut text)),
+        (Some(path), _) => {
+            std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
+        }
         (None, None) => return Err(Failure::environment("usage", anyhow!("no description given"))),
     };
     let from = args.file.as_ref().map_or("stdin".into(), |path| path.display().to_string());

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
     let base = compiler.bundle().manifest.base.clone();
     let mut compile = |text: &str| {
         let description = Description::new(text)?;
-        let adapter = compiler.compile(&description, &CompileOptions::default())?;
+        let adapter = compiler.compile(&description, CompileOptions::default())?;
         let bytes = adapter.gguf_bytes().context("a GGUF adapter has bytes")?;
         load_gguf_adapter(bytes, &base, &device)
     };

@@ -43,7 +43,8 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
     let pack = TaskPack::load(&args.pack).map_err(|e| input(e.into()))?;
     if pack.digest != record.data {
         let (got, expected) = (pack.digest, record.data);
-        let error = anyhow::anyhow!("the task pack is {got}, the checkpoint was trained on {expected}");
+        let error =
+            anyhow::anyhow!("the task pack is {got}, the checkpoint was trained on {expected}");
         return Err(input(error));
     }
     let training = TrainingInfo {
@@ -64,8 +65,9 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
     };
     let backend = backend::open(BackendKind::Tract, Provider::Auto).map_err(Error::from)?;
     let descriptions = descriptions(&pack);
-    let files = freeze(&checkpoint, &args.encoder, &descriptions, training, &options, backend.as_ref())
-        .map_err(|e| input(e.into()))?;
+    let files =
+        freeze(&checkpoint, &args.encoder, &descriptions, training, &options, backend.as_ref())
+            .map_err(|e| input(e.into()))?;
     let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (*n, b.as_slice())).collect();
     write_directory_atomically(&args.output, &borrowed, args.force).map_err(Error::from)?;
     let output = args.output.display();
@@ -92,7 +94,9 @@ fn descriptions(pack: &TaskPack) -> Descriptions {
         };
         let unseen = task.descriptions.iter().filter(|text| !seen.contains(&text.as_str()));
         descriptions.unseen.extend(unseen.cloned());
-        descriptions.training.extend(seen.into_iter().map(|text| (task.id.clone(), text.to_owned())));
+        descriptions
+            .training
+            .extend(seen.into_iter().map(|text| (task.id.clone(), text.to_owned())));
     }
     descriptions
 }

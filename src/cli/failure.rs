@@ -63,7 +63,8 @@ impl Failure {
             }
         }
         if json {
-            let error = json!({"code": self.code, "message": causes.join(": "), "hints": self.hints});
+            let error =
+                json!({"code": self.code, "message": causes.join(": "), "hints": self.hints});
             // Nothing is left to report a failing stdout to.
             let _ = print_json(&json!({"schema": 1, "error": error}));
         }
@@ -92,7 +93,9 @@ impl From<Error> for Failure {
             Self::environment(code, error)
         };
         match code {
-            "describe.empty" => failure.hint("describe the task, for example \"translate to French\""),
+            "describe.empty" => {
+                failure.hint("describe the task, for example \"translate to French\"")
+            }
             "bundle.size" | "bundle.digest" => {
                 failure.hint("the bundle is damaged or was changed after export; get it again")
             }
@@ -101,9 +104,8 @@ impl From<Error> for Failure {
                 "set T2LC_ORT_LIBRARY to the ONNX Runtime shared library, or use --backend tract",
             ),
             "backend.provider" => failure.hint("use --provider auto to take what is available"),
-            "backend.not_built" => {
-                failure.hint("build t2lc with the feature of the same name, or use another --backend")
-            }
+            "backend.not_built" => failure
+                .hint("build t2lc with the feature of the same name, or use another --backend"),
             "output.exists" => failure.hint("use --force to overwrite it"),
             "write.quantization" => failure.hint("use --format gguf for block quantizations"),
             _ => failure,

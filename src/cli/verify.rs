@@ -44,7 +44,8 @@ pub(crate) fn run(args: &VerifyArgs) -> Outcome {
         return Ok(());
     }
     let first = found.problems.remove(0);
-    let rest = found.problems.iter().fold(anyhow!(first), |error, next| error.context(next.clone()));
+    let rest =
+        found.problems.iter().fold(anyhow!(first), |error, next| error.context(next.clone()));
     // The chain prints the last context first: turn it so that the first problem leads.
     let mut problems: Vec<String> = rest.chain().map(ToString::to_string).collect();
     problems.reverse();

@@ -64,7 +64,7 @@ impl ChoiceRow {
 ///
 /// # Errors
 /// An empty prompt, an adapter that does not fit the base, a token outside the vocabulary.
-pub fn log_likelihoods(
+pub(super) fn log_likelihoods(
     decoder: &Decoder,
     adapter: Option<&LoraBatch>,
     prompts: &[Vec<u32>],

@@ -15,11 +15,11 @@ use crate::train::decoder::{Decoder, KvCache};
 use crate::train::packed::{PackedBatch, PackedRow, shared_prefix};
 
 /// Tells whether the answer to a prompt, given by its index, should go on after these tokens.
-pub type KeepGoing<'a> = &'a mut dyn FnMut(usize, &[u32]) -> Result<bool>;
+pub(super) type KeepGoing<'a> = &'a mut dyn FnMut(usize, &[u32]) -> Result<bool>;
 
 /// How answers are decoded.
 #[derive(Debug)]
-pub struct Greedy<'a> {
+pub(super) struct Greedy<'a> {
     /// The base.
     pub decoder: &'a Decoder,
     /// One row, the same adapter for every prompt.
@@ -37,7 +37,7 @@ impl Greedy<'_> {
     ///
     /// # Errors
     /// An empty prompt, an adapter that does not fit the base, an error of `keep_going`.
-    pub fn answers(
+    pub(super) fn answers(
         &self,
         prompts: &[Vec<u32>],
         keep_going: KeepGoing<'_>,

@@ -181,7 +181,7 @@ impl Evaluation {
 mod tests {
     use super::{Estimate, Evaluation, PerCondition, TaskScores};
     use crate::evaluate::EvaluateOptions;
-    use crate::train::taskpack::ExampleSplit;
+    use crate::taskpack::ExampleSplit;
 
     fn task(id: &str, tier: &str, [base, prompted, compiled, random]: [f64; 4]) -> TaskScores {
         TaskScores {

@@ -10,13 +10,13 @@
 //!   Package for Automatic Evaluation of Summaries", 2004, section 3.
 
 /// Whether `answer` equals one of the references, white space at the ends aside.
-pub fn exact_match(answer: &str, references: &[&str]) -> bool {
+pub(super) fn exact_match(answer: &str, references: &[&str]) -> bool {
     references.iter().any(|reference| reference.trim() == answer.trim())
 }
 
 /// Whether an answer that starts with `partial` may still become an exact match. `partial` may end
 /// inside a character, which shows as U+FFFD.
-pub fn can_still_match(partial: &str, references: &[&str]) -> bool {
+pub(super) fn can_still_match(partial: &str, references: &[&str]) -> bool {
     let partial = partial.trim_start().trim_end_matches('\u{FFFD}');
     references.iter().any(|reference| {
         let reference = reference.trim();
@@ -25,7 +25,7 @@ pub fn can_still_match(partial: &str, references: &[&str]) -> bool {
 }
 
 /// Index of the largest value, the first one if several are; `None` if there are no values.
-pub fn likeliest(log_likelihoods: &[f64]) -> Option<usize> {
+pub(super) fn likeliest(log_likelihoods: &[f64]) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (index, &value) in log_likelihoods.iter().enumerate() {
         if best.is_none_or(|(_, largest)| value > largest) {
@@ -36,7 +36,7 @@ pub fn likeliest(log_likelihoods: &[f64]) -> Option<usize> {
 }
 
 /// ROUGE-L F-measure against the best reference, from 0 to 1.
-pub fn rouge_l(answer: &str, references: &[&str]) -> f64 {
+pub(super) fn rouge_l(answer: &str, references: &[&str]) -> f64 {
     let answer = tokens(answer);
     let scores = references.iter().map(|reference| f_measure(&answer, &tokens(reference)));
     scores.fold(0.0, f64::max)

@@ -19,14 +19,14 @@ const LAYERS: u32 = 2;
 const FEED_FORWARD: u32 = 24;
 
 /// The base and its chat format.
-pub struct TinyModel {
+pub(super) struct TinyModel {
     pub decoder: Decoder,
     pub chat: Chat,
 }
 
 impl TinyModel {
     /// The same model every time.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.gguf");
         std::fs::write(&path, file()).unwrap();
@@ -96,7 +96,7 @@ fn file() -> Vec<u8> {
 }
 
 /// An adapter of `q_proj` with rank 2, one row, entries between `-size` and `size`.
-pub fn adapter(size: f32) -> LoraBatch {
+pub(super) fn adapter(size: f32) -> LoraBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(12);
     let mut matrix = || {
         let shape = (1, 2, HIDDEN as usize);
@@ -109,7 +109,11 @@ pub fn adapter(size: f32) -> LoraBatch {
 }
 
 /// Logits after every token of one sequence that is computed on its own.
-pub fn logits_alone(model: &TinyModel, adapter: &LoraBatch, tokens: &[u32]) -> Vec<Vec<f32>> {
+pub(super) fn logits_alone(
+    model: &TinyModel,
+    adapter: &LoraBatch,
+    tokens: &[u32],
+) -> Vec<Vec<f32>> {
     let batch = PackedBatch::new(&[PackedRow::with_prefix(tokens)]);
     let hidden = model.decoder.forward(&batch, Some(adapter), None).unwrap();
     let all: Vec<u32> = (0..).take(tokens.len()).collect();

@@ -154,7 +154,11 @@ impl Sampler<'_> {
         order[place]
     }
 
-    fn draw_examples<'t>(&self, task: &'t TaskData, rng: &mut ChaCha8Rng) -> Vec<&'t TokenizedExample> {
+    fn draw_examples<'t>(
+        &self,
+        task: &'t TaskData,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<&'t TokenizedExample> {
         let mut order: Vec<usize> = (0..task.examples.len()).collect();
         let (drawn, _) = order.partial_shuffle(rng, self.max_examples);
         fill_row(drawn.iter().map(|&i| &task.examples[i]), self.row_tokens)

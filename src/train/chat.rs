@@ -59,10 +59,8 @@ impl Chat {
         templates.set_keep_trailing_newline(true);
         templates.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         templates.add_template_owned("chat", template).context("the chat template is invalid")?;
-        let (bos, eos) = (
-            special("tokenizer.ggml.bos_token_id"),
-            special("tokenizer.ggml.eos_token_id"),
-        );
+        let (bos, eos) =
+            (special("tokenizer.ggml.bos_token_id"), special("tokenizer.ggml.eos_token_id"));
         Ok(Self { tokenizer, templates, bos, eos, end_of_turn })
     }
 

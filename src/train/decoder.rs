@@ -81,7 +81,8 @@ impl Decoder {
         let mut reader = BufReader::new(file);
         let content = Content::read(&mut reader)
             .with_context(|| format!("`{}` is not a GGUF file", path.display()))?;
-        let architecture = content.metadata.get("general.architecture").context("no architecture")?;
+        let architecture =
+            content.metadata.get("general.architecture").context("no architecture")?;
         let architecture = architecture.to_string()?.clone();
         ensure!(
             architecture == "llama",
@@ -153,7 +154,8 @@ impl Decoder {
     ) -> Result<Tensor> {
         let earlier = cache.as_ref().map_or(&[][..], |c| &c.batches);
         let mask = batch.visibility(earlier);
-        let table = RotaryTable::new(&batch.positions, self.config.head_size, self.config.rope_base);
+        let table =
+            RotaryTable::new(&batch.positions, self.config.head_size, self.config.rope_base);
         let ids = Tensor::from_slice(&batch.ids, batch.ids.len(), &self.device)?;
         let shape = (batch.rows, batch.width, self.config.hidden);
         let mut x = self.embedding.index_select(&ids, 0)?.reshape(shape)?;
@@ -234,9 +236,7 @@ impl Decoder {
 impl KvCache {
     fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         let joined = match self.layers.get(layer) {
-            Some((old_k, old_v)) => {
-                (Tensor::cat(&[old_k, k], 2)?, Tensor::cat(&[old_v, v], 2)?)
-            }
+            Some((old_k, old_v)) => (Tensor::cat(&[old_k, k], 2)?, Tensor::cat(&[old_v, v], 2)?),
             None => (k.clone(), v.clone()),
         };
         if layer < self.layers.len() {

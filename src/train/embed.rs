@@ -42,13 +42,11 @@ impl DescriptionEncoder {
             std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
         };
         let config: Config = serde_json::from_slice(&read("config.json")?)?;
-        let weights = VarBuilder::from_buffered_safetensors(
-            read("model.safetensors")?,
-            DType::F32,
-            device,
-        )?;
+        let weights =
+            VarBuilder::from_buffered_safetensors(read("model.safetensors")?, DType::F32, device)?;
         let model = BertDebug(BertModel::load(weights, &config)?);
-        let mut tokenizer = Tokenizer::from_bytes(read("tokenizer.json")?).map_err(|e| anyhow!(e))?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(read("tokenizer.json")?).map_err(|e| anyhow!(e))?;
         tokenizer.with_padding(None);
         let truncation =
             tokenizers::TruncationParams { max_length: MAX_TOKENS, ..Default::default() };

@@ -25,11 +25,7 @@ pub use swiglu::swiglu;
 use candle_core::{CpuStorage, Error, Layout, Result};
 
 /// The f32 slice behind a contiguous CPU tensor.
-fn slice_of<'a>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-    op: &'static str,
-) -> Result<&'a [f32]> {
+fn slice_of<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
     let (start, end) = layout.contiguous_offsets().ok_or(Error::RequiresContiguous { op })?;
     Ok(&storage.as_slice::<f32>()?[start..end])
 }

@@ -36,7 +36,6 @@ pub struct Hypernet {
     pub config: HypernetConfig,
     /// Parameters by checkpoint name. `AB_offset.*` are held but not trained.
     pub parameters: BTreeMap<String, Var>,
-    device: Device,
 }
 
 impl Hypernet {
@@ -48,13 +47,14 @@ impl Hypernet {
     pub fn new(config: HypernetConfig, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
         config.validate()?;
         let mut parameters = BTreeMap::new();
-        let expected: BTreeMap<String, Vec<usize>> = config.expected_tensors().into_iter().collect();
+        let expected: BTreeMap<String, Vec<usize>> =
+            config.expected_tensors().into_iter().collect();
         for (name, shape) in &expected {
             let values = initial_values(&config, &expected, name, shape, rng)?;
             let tensor = Tensor::from_vec(values, shape.as_slice(), device)?;
             parameters.insert(name.clone(), Var::from_tensor(&tensor)?);
         }
-        Ok(Self { config, parameters, device: device.clone() })
+        Ok(Self { config, parameters })
     }
 
     /// Parameters of a checkpoint.
@@ -67,7 +67,7 @@ impl Hypernet {
             Ok((name.clone(), Var::from_tensor(&tensor)?))
         };
         let parameters = checkpoint.tensors.iter().map(parameter).collect::<Result<_>>()?;
-        Ok(Self { config: checkpoint.config.clone(), parameters, device: device.clone() })
+        Ok(Self { config: checkpoint.config.clone(), parameters })
     }
 
     /// The parameters as a checkpoint.
@@ -92,7 +92,11 @@ impl Hypernet {
     ///
     /// # Errors
     /// An embedding of the wrong width.
-    pub fn forward(&self, tasks: &Tensor, noise: Option<&mut ChaCha8Rng>) -> Result<Vec<GeneratedModule>> {
+    pub fn forward(
+        &self,
+        tasks: &Tensor,
+        noise: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<GeneratedModule>> {
         Forward { net: self, noise }.run(tasks)
     }
 }
@@ -110,8 +114,10 @@ impl Forward<'_> {
         let count = tasks.dim(0)?;
         let task = self.linear("task_encoder.mlp.0", tasks)?;
         let task = self.layer_norm("task_encoder.mlp.1", &task)?;
-        let depth = self.layer_norm("layer_depth_encoder.1", self.get("layer_depth_encoder.0.weight")?)?;
-        let types = self.layer_norm("layer_type_encoder.1", self.get("layer_type_encoder.0.weight")?)?;
+        let depth =
+            self.layer_norm("layer_depth_encoder.1", self.get("layer_depth_encoder.0.weight")?)?;
+        let types =
+            self.layer_norm("layer_type_encoder.1", self.get("layer_type_encoder.0.weight")?)?;
         let modules = self.net.config.base.modules.clone();
         let mut generated = Vec::with_capacity(modules.len());
         for (index, module) in modules.iter().enumerate() {
@@ -134,7 +140,10 @@ impl Forward<'_> {
                 Variant::L => {
                     let trunk = self.residual("mlp2", &trunk)?;
                     let both = self.head(&module.name, &trunk)?;
-                    (both.narrow(2, 0, rank * inputs)?, both.narrow(2, rank * inputs, rank * outputs)?)
+                    (
+                        both.narrow(2, 0, rank * inputs)?,
+                        both.narrow(2, rank * inputs, rank * outputs)?,
+                    )
                 }
                 Variant::M | Variant::S => {
                     let widest = inputs.max(outputs);
@@ -145,7 +154,8 @@ impl Forward<'_> {
                         let rows = if variant == Variant::M {
                             self.head(&module.name, &trunk)?
                         } else {
-                            let ranks = self.layer_norm("pos_emb.1", self.get("pos_emb.0.weight")?)?;
+                            let ranks =
+                                self.layer_norm("pos_emb.1", self.get("pos_emb.0.weight")?)?;
                             let ranks = self.residual("mlp2", &ranks)?;
                             let per_rank = trunk.unsqueeze(2)?.broadcast_add(&ranks)?;
                             self.head(&module.name, &per_rank)?
@@ -179,7 +189,8 @@ impl Forward<'_> {
         let weight = self.get(&format!("{name}.weight"))?;
         let (out, inner) = weight.dims2()?;
         let mut shape = x.dims().to_vec();
-        let last = shape.last_mut().context("a linear map needs an input of at least one dimension")?;
+        let last =
+            shape.last_mut().context("a linear map needs an input of at least one dimension")?;
         ensure!(*last == inner, "`{name}` takes {inner} values, got {last}");
         *last = out;
         let y = x.contiguous()?.reshape(((), inner))?.matmul(&weight.t()?)?.reshape(shape)?;
@@ -293,7 +304,10 @@ fn head_bias(
     if config.variant == Variant::L {
         return Ok(fresh.into_iter().chain(std::iter::repeat(0.0)).take(count).collect());
     }
-    ensure!(outputs <= inputs, "variants M and S cannot adapt `{module}`: {outputs} out > {inputs} in");
+    ensure!(
+        outputs <= inputs,
+        "variants M and S cannot adapt `{module}`: {outputs} out > {inputs} in"
+    );
     let spread = match config.variant {
         Variant::S => (2.0 * config.rank as f32).sqrt(),
         _ => 2f32.sqrt(),

@@ -61,7 +61,9 @@ impl AdamW {
                 found.push((name, var, gradient.flatten_all()?.to_vec1::<f32>()?));
             }
         }
-        let squares = found.iter().map(|(_, _, g)| g.par_iter().map(|x| f64::from(x * x)).sum::<f64>());
+        let squares =
+            found.iter().map(|(_, _, g)| g.par_iter().map(|x| f64::from(x * x)).sum::<f64>());
+        #[allow(clippy::cast_possible_truncation)] // only its magnitude matters
         let norm = squares.sum::<f64>().sqrt() as f32;
         let shrink = if norm > clip_norm { clip_norm / norm } else { 1.0 };
         let power = i32::try_from(step + 1).context("too many steps")?;

@@ -134,8 +134,14 @@ mod tests {
         let batch = PackedBatch::new(&[row, PackedRow::with_prefix(&[1])]);
         assert_eq!((batch.rows, batch.width), (2, 4));
         let expected = [
-            [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1], // first row
-            [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], // second row: padding
+            [1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [1, 0, 0, 1], // first row
+            [1, 0, 0, 0],
+            [0, 0, 0, 0],
+            [0, 0, 0, 0],
+            [0, 0, 0, 0], // second row: padding
         ];
         assert_eq!(*batch.visibility(&[]), expected.concat());
     }

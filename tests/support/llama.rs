@@ -81,12 +81,7 @@ impl Llama {
         let raw = NonNull::new(raw).ok_or_else(failure)?;
         // SAFETY: `raw` is a live model; the vocabulary is a part of it.
         let vocab = unsafe { (self.api.llama_model_get_vocab)(raw.as_ptr()) };
-        Ok(Model {
-            api: self.api,
-            raw,
-            vocab,
-            adapters: RwLock::new(()),
-        })
+        Ok(Model { api: self.api, raw, vocab, adapters: RwLock::new(()) })
     }
 }
 
@@ -232,12 +227,7 @@ impl Model {
     /// The chat template (Jinja) in the model's file.
     pub fn chat_template(&self) -> Option<String> {
         // SAFETY: the model is alive; a null name asks for the default template.
-        unsafe {
-            owned((self.api.llama_model_chat_template)(
-                self.raw.as_ptr(),
-                ptr::null(),
-            ))
-        }
+        unsafe { owned((self.api.llama_model_chat_template)(self.raw.as_ptr(), ptr::null())) }
     }
 
     /// llama.cpp throws a C++ exception on some ids outside the vocabulary.
@@ -254,9 +244,7 @@ impl Model {
     }
 
     fn writing(&self) -> RwLockWriteGuard<'_, ()> {
-        self.adapters
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.adapters.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -270,26 +258,16 @@ impl Drop for Model {
 /// Calls a function of the kind that answers with the negative size needed when a buffer is too
 /// small.
 fn filled<T: Clone + Default>(call: impl Fn(*mut T, i32) -> i32) -> Vec<T> {
-    let needed = call(ptr::null_mut(), 0)
-        .checked_neg()
-        .expect("the result has a size");
+    let needed = call(ptr::null_mut(), 0).checked_neg().expect("the result has a size");
     let mut items = vec![T::default(); usize::try_from(needed).expect("a size is not negative")];
-    assert_eq!(
-        call(items.as_mut_ptr(), needed),
-        needed,
-        "the size changed between two calls"
-    );
+    assert_eq!(call(items.as_mut_ptr(), needed), needed, "the size changed between two calls");
     items
 }
 
 /// What llama.cpp logged, as an error message.
 fn failure() -> String {
     let log = Llama::take_log();
-    if log.is_empty() {
-        "llama.cpp said nothing".to_owned()
-    } else {
-        log.trim_end().to_owned()
-    }
+    if log.is_empty() { "llama.cpp said nothing".to_owned() } else { log.trim_end().to_owned() }
 }
 
 fn c_path(path: &Path) -> CString {
@@ -303,20 +281,13 @@ unsafe fn owned(text: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: not null, and the caller says that it ends in NUL.
-    Some(
-        unsafe { CStr::from_ptr(text) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
 /// Keeps warnings, errors and their continuation lines; drops the rest.
 unsafe extern "C" fn keep_log(level: i32, text: *const c_char, _: *mut c_void) {
-    let kept = if level == c_api::LOG_CONTINUE {
-        KEPT_LAST.get()
-    } else {
-        level >= c_api::LOG_WARN
-    };
+    let kept =
+        if level == c_api::LOG_CONTINUE { KEPT_LAST.get() } else { level >= c_api::LOG_WARN };
     KEPT_LAST.set(kept);
     if kept {
         // SAFETY: llama.cpp passes a text that ends in NUL.

@@ -12,11 +12,7 @@ use std::path::{Path, PathBuf};
 /// # Panics
 /// If the folder does not exist.
 pub fn parts_dir() -> PathBuf {
-    let set = |name: &str| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let dir = set("T2LC_PARTS").unwrap_or_else(|| {
         set("XDG_CACHE_HOME")
             .or_else(|| set("HOME").map(|home| home.join(".cache")))
@@ -76,10 +72,6 @@ fn part(relative: &str) -> PathBuf {
 }
 
 fn existing(path: PathBuf) -> PathBuf {
-    assert!(
-        path.exists(),
-        "`{}` is missing: run tests/parts.sh",
-        path.display()
-    );
+    assert!(path.exists(), "`{}` is missing: run tests/parts.sh", path.display());
     path
 }

@@ -131,9 +131,7 @@ fn faults(missing: &[String], unexpected: &[String], wrong_shape: &[ShapeMismatc
         ("unexpected", quoted(unexpected)),
         ("wrong shape", wrong_shape.iter().map(ToString::to_string).collect()),
     ];
-    let mut text = String::new();
-    for (title, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
-        text.push_str(&format!("; {title}: {}", list.join(", ")));
-    }
-    text
+    let named = lists.iter().filter(|(_, list)| !list.is_empty());
+    let parts = named.map(|(title, list)| format!("; {title}: {}", list.join(", ")));
+    parts.collect::<Vec<_>>().concat()
 }

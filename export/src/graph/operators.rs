@@ -313,8 +313,8 @@ impl GraphBuilder {
         }
         let (element, mut shape) = (fact.element, fact.shape.clone());
         shape.insert(axis, Dim::Fixed(1));
-        let axes = self.indices(&[signed("Unsqueeze", axis)?])?;
-        self.node("Unsqueeze", &[x, axes], Vec::new(), element, shape)
+        let list = self.indices(&[signed("Unsqueeze", axis)?])?;
+        self.node("Unsqueeze", &[x, list], Vec::new(), element, shape)
     }
 
     /// Sum over one dimension, which stays with size 1 if `keep`.
@@ -331,9 +331,9 @@ impl GraphBuilder {
         } else {
             shape.remove(axis);
         }
-        let axes = self.indices(&[signed("ReduceSum", axis)?])?;
+        let list = self.indices(&[signed("ReduceSum", axis)?])?;
         let attributes = vec![integer("keepdims", i64::from(keep))];
-        self.node("ReduceSum", &[x, axes], attributes, ElementType::F32, shape)
+        self.node("ReduceSum", &[x, list], attributes, ElementType::F32, shape)
     }
 
     /// Broadcasts to a fixed shape; symbolic dimensions of `x` meet a 1 and stay.
@@ -383,8 +383,8 @@ impl GraphBuilder {
         };
         *dim = length;
         let start = self.indices(&[signed("Slice", start)?])?;
-        let axes = self.indices(&[signed("Slice", axis)?])?;
-        self.node("Slice", &[x, start, end, axes], Vec::new(), element, shape)
+        let list = self.indices(&[signed("Slice", axis)?])?;
+        self.node("Slice", &[x, start, end, list], Vec::new(), element, shape)
     }
 }
 

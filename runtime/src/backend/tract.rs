@@ -1,14 +1,14 @@
 //! The default backend: `tract-onnx`, pure Rust, on the CPU.
 //!
-//! Graphs are optimized for the shapes they are called with; the last plan is kept, so calls of
-//! equal shape pay for that once.
+//! A graph is optimized once, when it is loaded, with its batch and token counts left symbolic; it
+//! then runs inputs of any length.
 
-use std::io::Cursor;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use prost::Message;
 use tract_onnx::prelude::{
-    DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoRunnable, IntoTValue,
-    TValue, TVec, Tensor as TractTensor, TypedSimplePlan,
+    DatumType, Framework, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec,
+    Tensor as TractTensor, TypedSimplePlan,
 };
 
 use super::{Backend, BackendError, Graph, Tensor};
@@ -22,11 +22,21 @@ pub struct Tract;
 
 impl Backend for Tract {
     fn load(&self, name: &str, onnx: &[u8]) -> Result<Box<dyn Graph>, BackendError> {
-        let mut reader = Cursor::new(onnx);
-        let model = tract_onnx::onnx().model_for_read(&mut reader).map_err(|e| {
-            BackendError::Load { backend: self.id(), graph: name.into(), reason: format!("{e:#}") }
-        })?;
-        Ok(Box::new(TractGraph { name: name.into(), model, plan: Mutex::new(None) }))
+        let fail =
+            |reason: String| BackendError::Load { backend: self.id(), graph: name.into(), reason };
+        let (model, inputs, outputs) = {
+            // Decoding from the slice and dropping the messages early keeps the peak memory low.
+            let proto =
+                tract_onnx::pb::ModelProto::decode(onnx).map_err(|e| fail(e.to_string()))?;
+            let graph = proto.graph.as_ref().ok_or_else(|| fail("no graph".into()))?;
+            let inputs = graph.input.iter().map(|input| input.name.clone()).collect();
+            let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
+            let model = tract_onnx::onnx().model_for_proto_model(&proto);
+            (model.map_err(|e| fail(format!("{e:#}")))?, inputs, outputs)
+        };
+        let plan = model.into_optimized().and_then(IntoRunnable::into_runnable);
+        let plan = plan.map_err(|e| fail(format!("{e:#}")))?;
+        Ok(Box::new(TractGraph { name: name.into(), plan, inputs, outputs }))
     }
 
     fn id(&self) -> String {
@@ -34,13 +44,11 @@ impl Backend for Tract {
     }
 }
 
-/// A plan and the input shapes it is for.
-type ShapedPlan = (Vec<Vec<usize>>, Arc<TypedSimplePlan>);
-
 struct TractGraph {
     name: String,
-    model: InferenceModel,
-    plan: Mutex<Option<ShapedPlan>>,
+    plan: Arc<TypedSimplePlan>,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
 }
 
 impl TractGraph {
@@ -52,53 +60,37 @@ impl TractGraph {
         }
     }
 
-    /// Index of a model input or output among `outlets`, by name.
-    fn input_names(&self) -> Result<Vec<&str>, BackendError> {
-        let outlets = self.model.input_outlets().map_err(|e| self.error(e))?;
-        Ok(outlets.iter().map(|o| self.model.node(o.node).name.as_str()).collect())
-    }
-
-    fn plan_for(&self, inputs: &[TractTensor]) -> Result<Arc<TypedSimplePlan>, BackendError> {
-        let shapes: Vec<Vec<usize>> = inputs.iter().map(|t| t.shape().to_vec()).collect();
-        let mut kept = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, plan)) = kept.as_ref().filter(|(of, _)| *of == shapes) {
-            return Ok(Arc::clone(plan));
+    fn read(&self, result: &TValue, output: &str) -> Result<Tensor, BackendError> {
+        if result.datum_type() != DatumType::F32 {
+            return Err(self.error(format!("output `{output}` is {:?}", result.datum_type())));
         }
-        let mut model = self.model.clone();
-        for (index, input) in inputs.iter().enumerate() {
-            let fact = InferenceFact::dt_shape(input.datum_type(), input.shape());
-            model.set_input_fact(index, fact).map_err(|e| self.error(e))?;
-        }
-        let plan = model.into_optimized().and_then(|m| m.into_runnable());
-        let plan = plan.map_err(|e| self.error(e))?;
-        *kept = Some((shapes, Arc::clone(&plan)));
-        Ok(plan)
+        let view = result.to_plain_array_view::<f32>().map_err(|e| self.error(e))?;
+        Ok(Tensor::F32 { shape: result.shape().to_vec(), values: view.iter().copied().collect() })
     }
 }
 
 impl Graph for TractGraph {
-    fn run(&self, inputs: &[(&str, Tensor)], outputs: &[&str]) -> Result<Vec<Tensor>, BackendError> {
-        let ordered = self.input_names()?.into_iter().map(|name| {
-            let given = inputs.iter().find(|(n, _)| *n == name);
-            let (_, tensor) = given.ok_or_else(|| self.error(format!("no input `{name}` given")))?;
-            match tensor {
+    fn run(
+        &self,
+        inputs: &[(&str, Tensor)],
+        outputs: &[&str],
+    ) -> Result<Vec<Tensor>, BackendError> {
+        let ordered = self.inputs.iter().map(|name| {
+            let given = inputs.iter().find(|(n, _)| n == name);
+            let (_, tensor) =
+                given.ok_or_else(|| self.error(format!("no input `{name}` given")))?;
+            let tensor = match tensor {
                 Tensor::F32 { shape, values } => TractTensor::from_shape(shape, values),
                 Tensor::I64 { shape, values } => TractTensor::from_shape(shape, values),
-            }
-            .map_err(|e| self.error(e))
+            };
+            Ok(tensor.map_err(|e| self.error(e))?.into_tvalue())
         });
-        let ordered = ordered.collect::<Result<Vec<_>, _>>()?;
-        let plan = self.plan_for(&ordered)?;
-        let values: TVec<TValue> = ordered.into_iter().map(IntoTValue::into_tvalue).collect();
-        let results = plan.run(values).map_err(|e| self.error(e))?;
-        let outlets = self.model.output_outlets().map_err(|e| self.error(e))?;
+        let ordered = ordered.collect::<Result<TVec<TValue>, BackendError>>()?;
+        let results = self.plan.run(ordered).map_err(|e| self.error(e))?;
         outputs
             .iter()
             .map(|&output| {
-                let index = outlets.iter().position(|&o| {
-                    let label = self.model.outlet_label(o);
-                    label.unwrap_or(&self.model.node(o.node).name) == output
-                });
+                let index = self.outputs.iter().position(|name| name == output);
                 let result = index.and_then(|i| results.get(i));
                 let result = result.ok_or_else(|| BackendError::MissingOutput {
                     graph: self.name.clone(),
@@ -107,15 +99,5 @@ impl Graph for TractGraph {
                 self.read(result, output)
             })
             .collect()
-    }
-}
-
-impl TractGraph {
-    fn read(&self, result: &TValue, output: &str) -> Result<Tensor, BackendError> {
-        if result.datum_type() != DatumType::F32 {
-            return Err(self.error(format!("output `{output}` is {:?}", result.datum_type())));
-        }
-        let view = result.to_plain_array_view::<f32>().map_err(|e| self.error(e))?;
-        Ok(Tensor::F32 { shape: result.shape().to_vec(), values: view.iter().copied().collect() })
     }
 }

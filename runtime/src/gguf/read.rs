@@ -120,7 +120,7 @@ fn read_header(cursor: &mut Cursor<'_>) -> Result<Header, GgufError> {
         return Err(GgufError::Magic { got: magic });
     }
     let version = u32::from_le_bytes(cursor.array(what)?);
-    if version != 0 && version & 0xffff == 0 {
+    if version != 0 && version.trailing_zeros() >= 16 {
         return Err(GgufError::BigEndian { got: version });
     }
     if !(2..=VERSION).contains(&version) {

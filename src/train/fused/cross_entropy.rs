@@ -32,7 +32,8 @@ impl CustomOp1 for CrossEntropy {
             .zip(self.targets.par_iter())
             .map(|(row, &target)| {
                 let mean = row.iter().sum::<f32>() / vocab as f32;
-                let expected = (1.0 - self.smoothing) * row[target as usize] + self.smoothing * mean;
+                let expected =
+                    (1.0 - self.smoothing) * row[target as usize] + self.smoothing * mean;
                 log_sum_exp(row) - expected
             })
             .collect();
@@ -40,7 +41,9 @@ impl CustomOp1 for CrossEntropy {
     }
 
     fn bwd(&self, logits: &Tensor, _loss: &Tensor, d_loss: &Tensor) -> Result<Option<Tensor>> {
-        logits.apply_op2_no_bwd(&d_loss.contiguous()?, &CrossEntropyBackward(self.clone())).map(Some)
+        logits
+            .apply_op2_no_bwd(&d_loss.contiguous()?, &CrossEntropyBackward(self.clone()))
+            .map(Some)
     }
 }
 

@@ -11,7 +11,12 @@ struct FrozenLinear {
 }
 
 impl FrozenLinear {
-    fn multiply<S: BackendStorage>(&self, x: &S, layout: &Layout, weight: &S) -> Result<(S, Shape)> {
+    fn multiply<S: BackendStorage>(
+        &self,
+        x: &S,
+        layout: &Layout,
+        weight: &S,
+    ) -> Result<(S, Shape)> {
         let (rows, inner) = layout.shape().dims2()?;
         let (out, _) = self.weight.dims2()?;
         let transposed = self.weight.layout().transpose(0, 1)?;

@@ -74,8 +74,7 @@ impl CustomOp1 for Rope {
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let inverse =
-            Rope { table: self.table.clone(), heads: self.heads, sign: -self.sign };
+        let inverse = Rope { table: self.table.clone(), heads: self.heads, sign: -self.sign };
         dy.contiguous()?.apply_op1_no_bwd(&inverse).map(Some)
     }
 }
@@ -94,9 +93,8 @@ pub fn rope(x: &Tensor, table: &RotaryTable, heads: usize) -> Result<Tensor> {
 
 pub(super) fn composed(x: &Tensor, table: &RotaryTable, heads: usize) -> Result<Tensor> {
     let half = table.half;
-    let factors = |values: &Vec<f32>| {
-        Tensor::from_slice(values, (values.len() / half, 1, half), x.device())
-    };
+    let factors =
+        |values: &Vec<f32>| Tensor::from_slice(values, (values.len() / half, 1, half), x.device());
     let (cos, sin) = (factors(&table.cos)?, factors(&table.sin)?);
     let split = x.reshape(((), heads, 2 * half))?;
     let (x1, x2) = (split.narrow(2, 0, half)?, split.narrow(2, half, half)?);

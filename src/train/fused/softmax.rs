@@ -112,7 +112,12 @@ impl CustomOp2 for SoftmaxBackward {
 ///
 /// # Errors
 /// Shapes that do not match.
-pub fn masked_softmax(scores: &Tensor, mask: &Arc<Vec<u8>>, queries: usize, scale: f32) -> Result<Tensor> {
+pub fn masked_softmax(
+    scores: &Tensor,
+    mask: &Arc<Vec<u8>>,
+    queries: usize,
+    scale: f32,
+) -> Result<Tensor> {
     let scores = scores.contiguous()?;
     if scores.device().is_cpu() {
         return scores.apply_op1(MaskedSoftmax { mask: Arc::clone(mask), queries, scale });
@@ -120,7 +125,12 @@ pub fn masked_softmax(scores: &Tensor, mask: &Arc<Vec<u8>>, queries: usize, scal
     composed(&scores, mask, queries, scale)
 }
 
-pub(super) fn composed(scores: &Tensor, mask: &Arc<Vec<u8>>, queries: usize, scale: f32) -> Result<Tensor> {
+pub(super) fn composed(
+    scores: &Tensor,
+    mask: &Arc<Vec<u8>>,
+    queries: usize,
+    scale: f32,
+) -> Result<Tensor> {
     let (rows, heads, stacked, keys) = scores.dims4()?;
     // A large finite penalty keeps padding rows finite; multiplying by the mask zeroes them.
     let visible: Vec<f32> = mask.iter().map(|&m| f32::from(m)).collect();

@@ -52,8 +52,9 @@ fn rope_rotates_each_head() -> Result<()> {
 fn masked_softmax_sees_only_what_the_mask_shows() -> Result<()> {
     let (queries, keys) = (4, 6);
     // The last query of the second row is padding: it sees nothing.
-    let mask: Vec<u8> =
-        (0..2 * queries * keys).map(|i| u8::from(i % 5 != 1 && i < 2 * queries * keys - keys)).collect();
+    let mask: Vec<u8> = (0..2 * queries * keys)
+        .map(|i| u8::from(i % 5 != 1 && i < 2 * queries * keys - keys))
+        .collect();
     let mask = Arc::new(mask);
     compare(
         &[2, 3, 2 * queries, keys],

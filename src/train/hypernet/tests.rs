@@ -12,7 +12,12 @@ use t2lc_runtime::base::{BaseModel, TargetModule};
 
 use super::Hypernet;
 
-fn config(variant: Variant, rank: usize, layers: usize, shapes: &[(&str, usize, usize)]) -> HypernetConfig {
+fn config(
+    variant: Variant,
+    rank: usize,
+    layers: usize,
+    shapes: &[(&str, usize, usize)],
+) -> HypernetConfig {
     let modules = shapes.iter().map(|&(name, in_features, out_features)| TargetModule {
         name: name.into(),
         in_features,
@@ -83,7 +88,8 @@ fn a_fresh_l_changes_nothing_and_a_fresh_m_or_s_repeats_one_adapter() {
         let net = Hypernet::new(config(variant, 4, 3, &shapes), &mut rng, &Device::Cpu).unwrap();
         let tasks = Tensor::randn(0f32, 1.0, (2, 12), &Device::Cpu).unwrap();
         for module in net.forward(&tasks, None).unwrap() {
-            let b = module.b_transposed.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let b =
+                module.b_transposed.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert_eq!(b == 0.0, variant == Variant::L, "{variant:?}: largest B {b}");
             let first = module.a.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap();
             let spread = module.a.broadcast_sub(&first).unwrap().abs().unwrap();
@@ -100,7 +106,8 @@ fn a_checkpoint_survives_the_disk() {
     let net = Hypernet::new(toy, &mut rng, &Device::Cpu).unwrap();
     let dir = tempfile::tempdir().unwrap();
     net.to_checkpoint().unwrap().save(dir.path()).unwrap();
-    let back = Hypernet::from_checkpoint(&Checkpoint::load(dir.path()).unwrap(), &Device::Cpu).unwrap();
+    let back =
+        Hypernet::from_checkpoint(&Checkpoint::load(dir.path()).unwrap(), &Device::Cpu).unwrap();
     assert_eq!(back.config, net.config);
     for (name, var) in &net.parameters {
         let (a, b) = (var.flatten_all().unwrap(), back.parameters[name].flatten_all().unwrap());

@@ -29,9 +29,7 @@ unsafe impl Sync for AdapterHandle<'_> {}
 
 impl<'m> Adapter<'m> {
     pub(super) fn new(model: &'m Model, raw: NonNull<RawAdapter>) -> Self {
-        Self {
-            handle: Arc::new(AdapterHandle { model, raw }),
-        }
+        Self { handle: Arc::new(AdapterHandle { model, raw }) }
     }
 
     /// A scalar metadata value as llama.cpp prints it; `None` for arrays and absent keys.
@@ -77,11 +75,7 @@ unsafe impl Send for Context<'_> {}
 
 impl<'m> Context<'m> {
     pub(super) fn new(model: &'m Model, raw: NonNull<RawContext>) -> Self {
-        Self {
-            model,
-            raw,
-            adapter: None,
-        }
+        Self { model, raw, adapter: None }
     }
 
     /// Applies an adapter with a scale (1 is as compiled), or none.
@@ -121,9 +115,7 @@ impl<'m> Context<'m> {
     pub fn logits(&mut self, tokens: &[i32]) -> Vec<Vec<f32>> {
         self.clear();
         self.decode(tokens, true);
-        (0..tokens.len())
-            .map(|index| self.row(index).to_vec())
-            .collect()
+        (0..tokens.len()).map(|index| self.row(index).to_vec()).collect()
     }
 
     /// The most probable continuation of `tokens`, from an empty cache: at most `max_new` ids,
@@ -133,10 +125,7 @@ impl<'m> Context<'m> {
     /// As [`Context::logits`], and if the continuation does not fit the context.
     pub fn greedy(&mut self, tokens: &[i32], max_new: usize) -> Vec<i32> {
         let room = self.n_ctx().saturating_sub(tokens.len());
-        assert!(
-            max_new <= room,
-            "{max_new} new tokens in a context with room for {room}"
-        );
+        assert!(max_new <= room, "{max_new} new tokens in a context with room for {room}");
         let mut answer = Vec::new();
         self.clear();
         let mut last = tokens.len().saturating_sub(1);
@@ -173,11 +162,7 @@ impl<'m> Context<'m> {
     /// Runs `tokens` after those before; logits of all of them, or of the last.
     fn decode(&mut self, tokens: &[i32], all_logits: bool) {
         assert!(!tokens.is_empty(), "there is nothing to decode");
-        assert!(
-            tokens.len() <= self.n_ctx(),
-            "{} tokens do not fit",
-            tokens.len()
-        );
+        assert!(tokens.len() <= self.n_ctx(), "{} tokens do not fit", tokens.len());
         let mut tokens = tokens.to_vec();
         let mut wanted = vec![1_i8; tokens.len()];
         let batch = Batch {
@@ -187,11 +172,7 @@ impl<'m> Context<'m> {
             pos: ptr::null_mut(),
             n_seq_id: ptr::null_mut(),
             seq_id: ptr::null_mut(),
-            logits: if all_logits {
-                wanted.as_mut_ptr()
-            } else {
-                ptr::null_mut()
-            },
+            logits: if all_logits { wanted.as_mut_ptr() } else { ptr::null_mut() },
         };
         Llama::take_log();
         let _reading = self.model.reading();
