@@ -24,10 +24,14 @@
 //! Source: the GGUF specification (`docs/gguf.md` of the ggml project) and the checks of
 //! llama.cpp's `gguf.cpp`.
 
+mod ggml_type;
 mod read;
+mod value;
 mod write;
 
+pub use ggml_type::GgmlType;
 pub use read::Gguf;
+pub use value::{ArrayValue, Value};
 pub use write::GgufWriter;
 
 /// First four bytes of a file.
@@ -49,152 +53,6 @@ const ARRAY_MAX_LEN: u64 = 1 << 30;
 /// Most elements, and most bytes, of a tensor: what ggml's signed sizes hold.
 const TENSOR_MAX: u64 = u64::MAX >> 1;
 
-/// A metadata value.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs, reason = "each variant is named after its content")]
-pub enum Value {
-    U8(u8),
-    I8(i8),
-    U16(u16),
-    I16(i16),
-    U32(u32),
-    I32(i32),
-    F32(f32),
-    Bool(bool),
-    String(String),
-    Array(ArrayValue),
-    U64(u64),
-    I64(i64),
-    F64(f64),
-}
-
-impl Value {
-    /// The text of a string; `None` for any other type.
-    pub fn as_str(&self) -> Option<&str> {
-        match self {
-            Self::String(value) => Some(value),
-            _ => None,
-        }
-    }
-
-    /// The value of a `u32`; `None` for any other type, however small the number.
-    pub fn as_u32(&self) -> Option<u32> {
-        match self {
-            Self::U32(value) => Some(*value),
-            _ => None,
-        }
-    }
-
-    /// The value of an integer of any width that is not negative; `None` otherwise.
-    pub fn as_u64(&self) -> Option<u64> {
-        match self {
-            Self::U8(value) => Some(u64::from(*value)),
-            Self::U16(value) => Some(u64::from(*value)),
-            Self::U32(value) => Some(u64::from(*value)),
-            Self::U64(value) => Some(*value),
-            Self::I8(value) => u64::try_from(*value).ok(),
-            Self::I16(value) => u64::try_from(*value).ok(),
-            Self::I32(value) => u64::try_from(*value).ok(),
-            Self::I64(value) => u64::try_from(*value).ok(),
-            _ => None,
-        }
-    }
-
-    /// The value of an `f32`; `None` for any other type, an `f64` included.
-    pub fn as_f32(&self) -> Option<f32> {
-        match self {
-            Self::F32(value) => Some(*value),
-            _ => None,
-        }
-    }
-
-    /// The file format's name of the value's type, for example `u32` or `array`.
-    pub fn type_name(&self) -> &'static str {
-        self.kind().1
-    }
-
-    fn type_id(&self) -> u32 {
-        self.kind().0
-    }
-
-    fn kind(&self) -> (u32, &'static str) {
-        match self {
-            Self::U8(_) => (0, "u8"),
-            Self::I8(_) => (1, "i8"),
-            Self::U16(_) => (2, "u16"),
-            Self::I16(_) => (3, "i16"),
-            Self::U32(_) => (4, "u32"),
-            Self::I32(_) => (5, "i32"),
-            Self::F32(_) => (6, "f32"),
-            Self::Bool(_) => (7, "bool"),
-            Self::String(_) => (8, "string"),
-            Self::Array(_) => (9, "array"),
-            Self::U64(_) => (10, "u64"),
-            Self::I64(_) => (11, "i64"),
-            Self::F64(_) => (12, "f64"),
-        }
-    }
-}
-
-/// A metadata array: elements of one type, which an empty array has too. Arrays do not nest.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs, reason = "each variant is named after its elements")]
-pub enum ArrayValue {
-    U8(Vec<u8>),
-    I8(Vec<i8>),
-    U16(Vec<u16>),
-    I16(Vec<i16>),
-    U32(Vec<u32>),
-    I32(Vec<i32>),
-    F32(Vec<f32>),
-    Bool(Vec<bool>),
-    String(Vec<String>),
-    U64(Vec<u64>),
-    I64(Vec<i64>),
-    F64(Vec<f64>),
-}
-
-impl ArrayValue {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.kind().1
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The elements of an array of strings; `None` for any other element type.
-    pub fn as_strings(&self) -> Option<&[String]> {
-        match self {
-            Self::String(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    fn element_type_id(&self) -> u32 {
-        self.kind().0
-    }
-
-    fn kind(&self) -> (u32, usize) {
-        match self {
-            Self::U8(values) => (0, values.len()),
-            Self::I8(values) => (1, values.len()),
-            Self::U16(values) => (2, values.len()),
-            Self::I16(values) => (3, values.len()),
-            Self::U32(values) => (4, values.len()),
-            Self::I32(values) => (5, values.len()),
-            Self::F32(values) => (6, values.len()),
-            Self::Bool(values) => (7, values.len()),
-            Self::String(values) => (8, values.len()),
-            Self::U64(values) => (10, values.len()),
-            Self::I64(values) => (11, values.len()),
-            Self::F64(values) => (12, values.len()),
-        }
-    }
-}
-
 /// Name, shape, type and place of one tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -208,103 +66,6 @@ pub struct TensorInfo {
     pub offset_bytes: u64,
     /// Bytes without padding.
     pub size_bytes: u64,
-}
-
-macro_rules! ggml_types {
-    ($($variant:ident $id:literal $name:literal $block_len:literal $block_bytes:literal;)*) => {
-        /// Element type of a tensor: values are stored in blocks of `block_len` elements.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum GgmlType {
-            $(
-                #[doc = concat!(
-                    "`", $name, "`, id ", $id, ": ", $block_len, " elements in ", $block_bytes,
-                    " bytes."
-                )]
-                $variant,
-            )*
-        }
-
-        impl GgmlType {
-            /// Every type, by rising id.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The type with ggml's number `id`; `None` if it is unknown or was removed.
-            pub fn from_id(id: u32) -> Option<Self> {
-                match id {
-                    $($id => Some(Self::$variant),)*
-                    _ => None,
-                }
-            }
-
-            /// Id, name, elements per block, bytes per block.
-            const fn row(self) -> (u32, &'static str, u64, u64) {
-                match self {
-                    $(Self::$variant => ($id, $name, $block_len, $block_bytes),)*
-                }
-            }
-        }
-    };
-}
-
-ggml_types! {
-    F32 0 "f32" 1 4;
-    F16 1 "f16" 1 2;
-    Q4_0 2 "q4_0" 32 18;
-    Q4_1 3 "q4_1" 32 20;
-    Q5_0 6 "q5_0" 32 22;
-    Q5_1 7 "q5_1" 32 24;
-    Q8_0 8 "q8_0" 32 34;
-    Q8_1 9 "q8_1" 32 36;
-    Q2K 10 "q2_K" 256 84;
-    Q3K 11 "q3_K" 256 110;
-    Q4K 12 "q4_K" 256 144;
-    Q5K 13 "q5_K" 256 176;
-    Q6K 14 "q6_K" 256 210;
-    Q8K 15 "q8_K" 256 292;
-    Iq2Xxs 16 "iq2_xxs" 256 66;
-    Iq2Xs 17 "iq2_xs" 256 74;
-    Iq3Xxs 18 "iq3_xxs" 256 98;
-    Iq1S 19 "iq1_s" 256 50;
-    Iq4Nl 20 "iq4_nl" 32 18;
-    Iq3S 21 "iq3_s" 256 110;
-    Iq2S 22 "iq2_s" 256 82;
-    Iq4Xs 23 "iq4_xs" 256 136;
-    I8 24 "i8" 1 1;
-    I16 25 "i16" 1 2;
-    I32 26 "i32" 1 4;
-    I64 27 "i64" 1 8;
-    F64 28 "f64" 1 8;
-    Iq1M 29 "iq1_m" 256 56;
-    Bf16 30 "bf16" 1 2;
-    Tq1_0 34 "tq1_0" 256 54;
-    Tq2_0 35 "tq2_0" 256 66;
-    Mxfp4 39 "mxfp4" 32 17;
-    Nvfp4 40 "nvfp4" 64 36;
-    Q1_0 41 "q1_0" 128 18;
-    Q2_0 42 "q2_0" 64 18;
-}
-
-impl GgmlType {
-    /// ggml's number of the type, as stored in the file.
-    pub const fn id(self) -> u32 {
-        self.row().0
-    }
-
-    /// ggml's name of the type, for example `q8_0`.
-    pub const fn name(self) -> &'static str {
-        self.row().1
-    }
-
-    /// Elements per block; a row's length must be a multiple of it.
-    pub const fn block_len(self) -> u64 {
-        self.row().2
-    }
-
-    /// Bytes per block.
-    pub const fn block_bytes(self) -> u64 {
-        self.row().3
-    }
 }
 
 /// Why bytes are not a GGUF file, or why something cannot be written into one.

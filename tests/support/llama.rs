@@ -12,7 +12,7 @@
 mod c_api;
 mod context;
 
-pub use context::{Adapter, Context, argmax};
+pub(crate) use context::{Adapter, Context, argmax};
 
 use c_api::{Api, RawModel, RawVocab};
 use std::cell::{Cell, RefCell};
@@ -30,7 +30,7 @@ thread_local! {
 
 /// The loaded library. Cheap to copy; never unloaded.
 #[derive(Clone, Copy)]
-pub struct Llama {
+pub(crate) struct Llama {
     api: &'static Api,
 }
 
@@ -39,7 +39,7 @@ impl Llama {
     ///
     /// # Panics
     /// If a library is missing or of another version, or if `dir` differs from the first call's.
-    pub fn load(dir: &Path) -> Self {
+    pub(crate) fn load(dir: &Path) -> Self {
         static LOADED: OnceLock<(PathBuf, Api)> = OnceLock::new();
         let (first_dir, api) = LOADED.get_or_init(|| {
             let api = Api::open(dir);
@@ -60,7 +60,7 @@ impl Llama {
     }
 
     /// Takes llama.cpp's warnings and errors that this thread caused since the last call.
-    pub fn take_log() -> String {
+    pub(crate) fn take_log() -> String {
         LOG.take()
     }
 
@@ -68,7 +68,7 @@ impl Llama {
     ///
     /// # Errors
     /// llama.cpp's message, if it refuses the file.
-    pub fn model(self, path: &Path) -> Result<Model, String> {
+    pub(crate) fn model(self, path: &Path) -> Result<Model, String> {
         Self::take_log();
         let c_path = c_path(path);
         // SAFETY: `c_path` ends in NUL and outlives the call; the parameters are the library's
@@ -86,7 +86,7 @@ impl Llama {
 }
 
 /// A base model: weights and vocabulary.
-pub struct Model {
+pub(crate) struct Model {
     api: &'static Api,
     raw: NonNull<RawModel>,
     vocab: *const RawVocab,
@@ -107,7 +107,7 @@ impl Model {
     ///
     /// # Panics
     /// If llama.cpp cannot make it.
-    pub fn context(&self, n_ctx: u32, n_threads: i32) -> Context<'_> {
+    pub(crate) fn context(&self, n_ctx: u32, n_threads: i32) -> Context<'_> {
         // llama.cpp would round the context up, but not the batch.
         let n_ctx = n_ctx.max(1).next_multiple_of(256);
         let _reading = self.reading();
@@ -136,7 +136,7 @@ impl Model {
     ///
     /// # Errors
     /// llama.cpp's message, if it refuses the file.
-    pub fn adapter(&self, path: &Path) -> Result<Adapter<'_>, String> {
+    pub(crate) fn adapter(&self, path: &Path) -> Result<Adapter<'_>, String> {
         Llama::take_log();
         let c_path = c_path(path);
         let _writing = self.writing();
@@ -149,7 +149,7 @@ impl Model {
 
     /// Token ids of `text`. `add_special` puts the tokens in front that the model's file asks for
     /// (BOS); `parse_special` reads `<|…|>` in the text as control tokens.
-    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<i32> {
+    pub(crate) fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<i32> {
         let text_bytes = i32::try_from(text.len()).expect("test texts are short");
         let call = |tokens: *mut i32, n_max| {
             // SAFETY: the text has `text_bytes` bytes and `tokens` has room for `n_max` ids.
@@ -170,7 +170,7 @@ impl Model {
 
     /// Text of `tokens`, piece by piece as llama-server puts its answers together; control tokens
     /// are left out unless `special`.
-    pub fn detokenize(&self, tokens: &[i32], special: bool) -> String {
+    pub(crate) fn detokenize(&self, tokens: &[i32], special: bool) -> String {
         let mut bytes: Vec<u8> = Vec::new();
         for &token in tokens {
             self.check(token);
@@ -186,46 +186,46 @@ impl Model {
     }
 
     /// A token as the vocabulary spells it (`Ġthe`, `<|im_end|>`).
-    pub fn token_text(&self, token: i32) -> String {
+    pub(crate) fn token_text(&self, token: i32) -> String {
         self.check(token);
         // SAFETY: the id is in the vocabulary; the text belongs to the model.
         unsafe { owned((self.api.llama_vocab_get_text)(self.vocab, token)) }.unwrap_or_default()
     }
 
     /// Size of the vocabulary, the length of a row of logits.
-    pub fn n_vocab(&self) -> usize {
+    pub(crate) fn n_vocab(&self) -> usize {
         // SAFETY: the vocabulary lives as long as the model.
         let n_tokens = unsafe { (self.api.llama_vocab_n_tokens)(self.vocab) };
         usize::try_from(n_tokens).expect("a vocabulary has a size")
     }
 
     /// The beginning-of-sequence token; -1 if there is none.
-    pub fn bos(&self) -> i32 {
+    pub(crate) fn bos(&self) -> i32 {
         // SAFETY: as in `n_vocab`.
         unsafe { (self.api.llama_vocab_bos)(self.vocab) }
     }
 
     /// The end-of-sequence token; -1 if there is none.
-    pub fn eos(&self) -> i32 {
+    pub(crate) fn eos(&self) -> i32 {
         // SAFETY: as in `n_vocab`.
         unsafe { (self.api.llama_vocab_eos)(self.vocab) }
     }
 
     /// Does tokenizing with `add_special` put BOS in front?
-    pub fn adds_bos(&self) -> bool {
+    pub(crate) fn adds_bos(&self) -> bool {
         // SAFETY: as in `n_vocab`.
         unsafe { (self.api.llama_vocab_get_add_bos)(self.vocab) }
     }
 
     /// Does the token end an answer (end of sequence, end of turn)?
-    pub fn is_eog(&self, token: i32) -> bool {
+    pub(crate) fn is_eog(&self, token: i32) -> bool {
         self.check(token);
         // SAFETY: as in `n_vocab`, and the id is in the vocabulary.
         unsafe { (self.api.llama_vocab_is_eog)(self.vocab, token) }
     }
 
     /// The chat template (Jinja) in the model's file.
-    pub fn chat_template(&self) -> Option<String> {
+    pub(crate) fn chat_template(&self) -> Option<String> {
         // SAFETY: the model is alive; a null name asks for the default template.
         unsafe { owned((self.api.llama_model_chat_template)(self.raw.as_ptr(), ptr::null())) }
     }

@@ -1,9 +1,14 @@
-//! What the integration tests share: the real parts on disk and the real llama.cpp.
+//! What the integration tests share: the real parts on disk, the real llama.cpp, and our decoder.
 //!
 //! Nothing here skips: a part that is missing is a failure that says how to fetch it.
 
-// Every test binary compiles this module and uses a part of it.
-#![allow(dead_code)]
+// Every test binary compiles this module for itself and uses a part of it.
+#![allow(dead_code, unreachable_pub)]
 
+#[cfg(feature = "train")]
+pub mod decoder;
+pub mod difference;
 pub mod llama;
 pub mod parts;
+#[cfg(feature = "train")]
+pub mod twin;

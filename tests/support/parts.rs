@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// If the folder does not exist.
-pub fn parts_dir() -> PathBuf {
+pub(crate) fn parts_dir() -> PathBuf {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let dir = set("T2LC_PARTS").unwrap_or_else(|| {
         set("XDG_CACHE_HOME")
@@ -23,32 +23,32 @@ pub fn parts_dir() -> PathBuf {
 }
 
 /// SmolLM2-135M-Instruct, `Q4_1`: architecture `llama`, 30 layers, 576 wide, tied head.
-pub fn base_gguf() -> PathBuf {
+pub(crate) fn base_gguf() -> PathBuf {
     part("base/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
 /// Gemma 3 270M (pretrained), `Q4_K_M`: architecture `gemma3`, 18 layers, 640 wide, tied head.
-pub fn gemma_gguf() -> PathBuf {
+pub(crate) fn gemma_gguf() -> PathBuf {
     part("gemma/gemma-3-270m-q4_k_m.gguf")
 }
 
 /// all-MiniLM-L6-v2 as published: `config.json`, `model.safetensors`, `tokenizer.json`, …
-pub fn encoder_dir() -> PathBuf {
+pub(crate) fn encoder_dir() -> PathBuf {
     part("encoder")
 }
 
 /// The same encoder as somebody else exported it: int8 `model.onnx`, with `tokenizer.json`.
-pub fn third_party_encoder_dir() -> PathBuf {
+pub(crate) fn third_party_encoder_dir() -> PathBuf {
     part("encoder-int8")
 }
 
 /// The ONNX Runtime shared library.
-pub fn onnxruntime_library() -> PathBuf {
+pub(crate) fn onnxruntime_library() -> PathBuf {
     part("onnxruntime/libonnxruntime.so")
 }
 
 /// The llama.cpp libraries, as [`super::llama::Llama::load`] takes them.
-pub fn llama_cpp_dir() -> PathBuf {
+pub(crate) fn llama_cpp_dir() -> PathBuf {
     part("llama.cpp")
 }
 
@@ -56,7 +56,7 @@ pub fn llama_cpp_dir() -> PathBuf {
 ///
 /// # Panics
 /// If it does not exist.
-pub fn fixture(path: impl AsRef<Path>) -> PathBuf {
+pub(crate) fn fixture(path: impl AsRef<Path>) -> PathBuf {
     // A member crate that includes this module has its own manifest folder below the root.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()

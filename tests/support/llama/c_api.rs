@@ -12,20 +12,20 @@ use std::mem::offset_of;
 use std::path::Path;
 
 /// The version these declarations belong to, as `llama_version` tells it.
-pub const VERSION: &str = "0.5.0-dev";
+pub(crate) const VERSION: &str = "0.5.0-dev";
 /// `GGML_TYPE_F32`
-pub const TYPE_F32: i32 = 0;
+pub(crate) const TYPE_F32: i32 = 0;
 /// `LLAMA_FLASH_ATTN_TYPE_DISABLED`
-pub const FLASH_ATTENTION_DISABLED: i32 = 0;
+pub(crate) const FLASH_ATTENTION_DISABLED: i32 = 0;
 /// `GGML_LOG_LEVEL_WARN`, the first level that a test cares about.
-pub const LOG_WARN: i32 = 3;
+pub(crate) const LOG_WARN: i32 = 3;
 /// `GGML_LOG_LEVEL_CONT`: goes on with the line before.
-pub const LOG_CONTINUE: i32 = 5;
+pub(crate) const LOG_CONTINUE: i32 = 5;
 
 macro_rules! opaque {
     ($($name:ident)*) => { $(
         #[repr(C)]
-        pub struct $name {
+        pub(crate) struct $name {
             _private: [u8; 0],
         }
     )* };
@@ -33,83 +33,83 @@ macro_rules! opaque {
 opaque!(RawModel RawContext RawVocab RawAdapter RawMemory);
 
 /// `ggml_log_callback`: level, text, user data.
-pub type LogCallback = unsafe extern "C" fn(i32, *const c_char, *mut c_void);
+pub(crate) type LogCallback = unsafe extern "C" fn(i32, *const c_char, *mut c_void);
 
 /// `llama_model_params`
 #[repr(C)]
-pub struct ModelParams {
-    pub devices: *mut c_void,
-    pub tensor_buft_overrides: *const c_void,
-    pub n_gpu_layers: i32,
-    pub split_mode: i32,
-    pub load_mode: i32,
-    pub lazy_mode: i32,
-    pub main_gpu: i32,
-    pub tensor_split: *const f32,
-    pub progress_callback: *const c_void,
-    pub progress_callback_user_data: *mut c_void,
-    pub kv_overrides: *const c_void,
-    pub vocab_only: bool,
-    pub check_tensors: bool,
-    pub use_extra_bufts: bool,
-    pub no_host: bool,
-    pub no_alloc: bool,
-    pub load_mtp: bool,
+pub(crate) struct ModelParams {
+    pub(crate) devices: *mut c_void,
+    pub(crate) tensor_buft_overrides: *const c_void,
+    pub(crate) n_gpu_layers: i32,
+    pub(crate) split_mode: i32,
+    pub(crate) load_mode: i32,
+    pub(crate) lazy_mode: i32,
+    pub(crate) main_gpu: i32,
+    pub(crate) tensor_split: *const f32,
+    pub(crate) progress_callback: *const c_void,
+    pub(crate) progress_callback_user_data: *mut c_void,
+    pub(crate) kv_overrides: *const c_void,
+    pub(crate) vocab_only: bool,
+    pub(crate) check_tensors: bool,
+    pub(crate) use_extra_bufts: bool,
+    pub(crate) no_host: bool,
+    pub(crate) no_alloc: bool,
+    pub(crate) load_mtp: bool,
 }
 
 /// `llama_context_params`
 #[repr(C)]
-pub struct ContextParams {
-    pub n_ctx: u32,
-    pub n_batch: u32,
-    pub n_ubatch: u32,
-    pub n_seq_max: u32,
-    pub n_rs_seq: u32,
-    pub n_outputs_max: u32,
-    pub n_outputs_max_per_seq: u32,
-    pub n_threads: i32,
-    pub n_threads_batch: i32,
-    pub ctx_type: i32,
-    pub rope_scaling_type: i32,
-    pub pooling_type: i32,
-    pub attention_type: i32,
-    pub flash_attn_type: i32,
-    pub rope_freq_base: f32,
-    pub rope_freq_scale: f32,
-    pub yarn_ext_factor: f32,
-    pub yarn_attn_factor: f32,
-    pub yarn_beta_fast: f32,
-    pub yarn_beta_slow: f32,
-    pub yarn_orig_ctx: u32,
-    pub defrag_thold: f32,
-    pub cb_eval: *const c_void,
-    pub cb_eval_user_data: *mut c_void,
-    pub type_k: i32,
-    pub type_v: i32,
-    pub abort_callback: *const c_void,
-    pub abort_callback_data: *mut c_void,
-    pub embeddings: bool,
-    pub offload_kqv: bool,
-    pub no_perf: bool,
-    pub op_offload: bool,
-    pub swa_full: bool,
-    pub kv_unified: bool,
-    pub samplers: *mut c_void,
-    pub n_samplers: usize,
-    pub ctx_other: *mut RawContext,
+pub(crate) struct ContextParams {
+    pub(crate) n_ctx: u32,
+    pub(crate) n_batch: u32,
+    pub(crate) n_ubatch: u32,
+    pub(crate) n_seq_max: u32,
+    pub(crate) n_rs_seq: u32,
+    pub(crate) n_outputs_max: u32,
+    pub(crate) n_outputs_max_per_seq: u32,
+    pub(crate) n_threads: i32,
+    pub(crate) n_threads_batch: i32,
+    pub(crate) ctx_type: i32,
+    pub(crate) rope_scaling_type: i32,
+    pub(crate) pooling_type: i32,
+    pub(crate) attention_type: i32,
+    pub(crate) flash_attn_type: i32,
+    pub(crate) rope_freq_base: f32,
+    pub(crate) rope_freq_scale: f32,
+    pub(crate) yarn_ext_factor: f32,
+    pub(crate) yarn_attn_factor: f32,
+    pub(crate) yarn_beta_fast: f32,
+    pub(crate) yarn_beta_slow: f32,
+    pub(crate) yarn_orig_ctx: u32,
+    pub(crate) defrag_thold: f32,
+    pub(crate) cb_eval: *const c_void,
+    pub(crate) cb_eval_user_data: *mut c_void,
+    pub(crate) type_k: i32,
+    pub(crate) type_v: i32,
+    pub(crate) abort_callback: *const c_void,
+    pub(crate) abort_callback_data: *mut c_void,
+    pub(crate) embeddings: bool,
+    pub(crate) offload_kqv: bool,
+    pub(crate) no_perf: bool,
+    pub(crate) op_offload: bool,
+    pub(crate) swa_full: bool,
+    pub(crate) kv_unified: bool,
+    pub(crate) samplers: *mut c_void,
+    pub(crate) n_samplers: usize,
+    pub(crate) ctx_other: *mut RawContext,
 }
 
 /// `llama_batch`; a null `pos`, `n_seq_id` and `seq_id` mean one sequence, positions counted on.
 #[repr(C)]
-pub struct Batch {
-    pub n_tokens: i32,
-    pub token: *mut i32,
-    pub embd: *mut f32,
-    pub pos: *mut i32,
-    pub n_seq_id: *mut i32,
-    pub seq_id: *mut *mut i32,
+pub(crate) struct Batch {
+    pub(crate) n_tokens: i32,
+    pub(crate) token: *mut i32,
+    pub(crate) embd: *mut f32,
+    pub(crate) pos: *mut i32,
+    pub(crate) n_seq_id: *mut i32,
+    pub(crate) seq_id: *mut *mut i32,
     /// Not 0 where logits are wanted; null: for the last token only.
-    pub logits: *mut i8,
+    pub(crate) logits: *mut i8,
 }
 
 const _: () = {
@@ -141,8 +141,8 @@ struct Libraries {
 macro_rules! functions {
     ($($library:ident $name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
         /// Every C function in use; a field has the name of its symbol.
-        pub struct Api {
-            $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+        pub(crate) struct Api {
+            $(pub(crate) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
             _libraries: Libraries,
         }
 
@@ -151,7 +151,7 @@ macro_rules! functions {
             ///
             /// # Panics
             /// If a library or a symbol is missing.
-            pub fn open(dir: &Path) -> Self {
+            pub(crate) fn open(dir: &Path) -> Self {
                 let library = |file: &str| {
                     let path = dir.join(file);
                     // SAFETY: the file is the pinned, checksummed llama.cpp build, whose

@@ -12,7 +12,7 @@ use std::slice;
 use std::sync::Arc;
 
 /// A low-rank adapter, loaded for one model.
-pub struct Adapter<'m> {
+pub(crate) struct Adapter<'m> {
     // Shared with the contexts that use it, so that it may be dropped before them.
     handle: Arc<AdapterHandle<'m>>,
 }
@@ -33,7 +33,7 @@ impl<'m> Adapter<'m> {
     }
 
     /// A scalar metadata value as llama.cpp prints it; `None` for arrays and absent keys.
-    pub fn meta(&self, key: &str) -> Option<String> {
+    pub(crate) fn meta(&self, key: &str) -> Option<String> {
         let key = CString::new(key).expect("metadata keys have no NUL");
         let call = |buffer: *mut c_char, size| {
             // SAFETY: the adapter is alive, `key` ends in NUL, and `buffer` has `size` bytes.
@@ -64,7 +64,7 @@ impl Drop for AdapterHandle<'_> {
 }
 
 /// A running state of a model: one sequence, at most one adapter.
-pub struct Context<'m> {
+pub(crate) struct Context<'m> {
     model: &'m Model,
     raw: NonNull<RawContext>,
     adapter: Option<Arc<AdapterHandle<'m>>>,
@@ -82,7 +82,7 @@ impl<'m> Context<'m> {
     ///
     /// # Panics
     /// If the adapter was loaded for another model.
-    pub fn set_adapter(&mut self, adapter: Option<(&Adapter<'m>, f32)>) {
+    pub(crate) fn set_adapter(&mut self, adapter: Option<(&Adapter<'m>, f32)>) {
         let mut pointers = Vec::new();
         let mut scales = Vec::new();
         let mut handle = None;
@@ -112,7 +112,7 @@ impl<'m> Context<'m> {
     ///
     /// # Panics
     /// If there are no tokens, too many for the context, or ids outside the vocabulary.
-    pub fn logits(&mut self, tokens: &[i32]) -> Vec<Vec<f32>> {
+    pub(crate) fn logits(&mut self, tokens: &[i32]) -> Vec<Vec<f32>> {
         self.clear();
         self.decode(tokens, true);
         (0..tokens.len()).map(|index| self.row(index).to_vec()).collect()
@@ -123,7 +123,7 @@ impl<'m> Context<'m> {
     ///
     /// # Panics
     /// As [`Context::logits`], and if the continuation does not fit the context.
-    pub fn greedy(&mut self, tokens: &[i32], max_new: usize) -> Vec<i32> {
+    pub(crate) fn greedy(&mut self, tokens: &[i32], max_new: usize) -> Vec<i32> {
         let room = self.n_ctx().saturating_sub(tokens.len());
         assert!(max_new <= room, "{max_new} new tokens in a context with room for {room}");
         let mut answer = Vec::new();
@@ -145,7 +145,7 @@ impl<'m> Context<'m> {
     }
 
     /// Tokens that the context has room for.
-    pub fn n_ctx(&self) -> usize {
+    pub(crate) fn n_ctx(&self) -> usize {
         // SAFETY: the context is alive.
         let n_ctx = unsafe { (self.model.api.llama_n_ctx)(self.raw.as_ptr()) };
         usize::try_from(n_ctx).expect("`usize` has at least 32 bits")
@@ -203,7 +203,7 @@ impl Drop for Context<'_> {
 ///
 /// # Panics
 /// If a logit is not a number.
-pub fn argmax(row: &[f32]) -> i32 {
+pub(crate) fn argmax(row: &[f32]) -> i32 {
     let mut best = 0;
     for (index, logit) in row.iter().enumerate() {
         assert!(!logit.is_nan(), "logit {index} is not a number");
