@@ -13,7 +13,7 @@ use t2lc::train::packed::{PackedBatch, PackedRow};
 use super::parts;
 
 /// The base, its weights dequantized to f32; read once per process.
-pub fn decoder() -> &'static Decoder {
+pub(crate) fn decoder() -> &'static Decoder {
     static DECODER: OnceLock<Decoder> = OnceLock::new();
     DECODER.get_or_init(|| {
         Decoder::from_gguf(&parts::base_gguf(), &Device::Cpu).expect("the decoder reads the base")
@@ -24,7 +24,7 @@ pub fn decoder() -> &'static Decoder {
 ///
 /// # Panics
 /// If the adapter does not fit the base.
-pub fn logits(tokens: &[u32], adapter: Option<&LoraBatch>) -> Vec<Vec<f32>> {
+pub(crate) fn logits(tokens: &[u32], adapter: Option<&LoraBatch>) -> Vec<Vec<f32>> {
     let batch = PackedBatch::new(&[PackedRow::with_prefix(tokens)]);
     let hidden = decoder().forward(&batch, adapter, None).expect("the decoder runs");
     let all: Vec<u32> = (0..).take(tokens.len()).collect();

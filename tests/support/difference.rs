@@ -1,7 +1,7 @@
 //! How far apart two computations of the same logits are.
 //!
-//! Goes in: two sets of rows `[tokens, vocabulary]`, what is checked and what it is checked against.
-//! Comes out: a [`Difference`], whose text is meant for the message of an assertion.
+//! Goes in: two sets of rows `[tokens, vocabulary]`, the second being what is
+//! expected. Comes out: a [`Difference`], whose text is meant for the message of an assertion.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ use super::llama::argmax;
 
 /// Differences over all tokens and the whole vocabulary, in logits.
 #[derive(Debug, Clone, Copy)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// Largest absolute difference.
-    pub largest: f64,
+    pub(crate) largest: f64,
     /// Root mean square difference.
-    pub rms: f64,
+    pub(crate) rms: f64,
     /// What is expected varies this much: its root mean square deviation from the mean of its row.
-    pub spread: f64,
+    pub(crate) spread: f64,
     /// Share of the rows whose largest logit is at the same token.
-    pub same_argmax: f64,
+    pub(crate) same_argmax: f64,
 }
 
 impl Difference {
@@ -25,7 +25,7 @@ impl Difference {
     ///
     /// # Panics
     /// If the shapes differ, if there is nothing to compare, or if a logit is not finite.
-    pub fn between(got: &[Vec<f32>], want: &[Vec<f32>]) -> Self {
+    pub(crate) fn between(got: &[Vec<f32>], want: &[Vec<f32>]) -> Self {
         assert_eq!(got.len(), want.len(), "rows of logits");
         assert!(!want.is_empty(), "there are no logits");
         let (mut largest, mut squares, mut deviations) = (0_f64, 0_f64, 0_f64);

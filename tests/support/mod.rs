@@ -3,12 +3,12 @@
 //! Nothing here skips: a part that is missing is a failure that says how to fetch it.
 
 // Every test binary compiles this module for itself and uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code)]
 
 #[cfg(feature = "train")]
-pub mod decoder;
-pub mod difference;
-pub mod llama;
-pub mod parts;
+pub(crate) mod decoder;
+pub(crate) mod difference;
+pub(crate) mod llama;
+pub(crate) mod parts;
 #[cfg(feature = "train")]
-pub mod twin;
+pub(crate) mod twin;

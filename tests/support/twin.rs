@@ -20,13 +20,13 @@ use super::llama::{Llama, Model};
 use super::parts;
 
 /// The base as published; loaded once per process.
-pub fn base() -> &'static Model {
+pub(crate) fn base() -> &'static Model {
     static MODEL: OnceLock<Model> = OnceLock::new();
     MODEL.get_or_init(|| open(&parts::base_gguf()))
 }
 
 /// The base with F32 weights; made and loaded once per process.
-pub fn f32_twin() -> &'static Model {
+pub(crate) fn f32_twin() -> &'static Model {
     static MODEL: OnceLock<Model> = OnceLock::new();
     MODEL.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -38,7 +38,7 @@ pub fn f32_twin() -> &'static Model {
 }
 
 /// Token ids as llama.cpp takes them.
-pub fn llama_ids(tokens: &[u32]) -> Vec<i32> {
+pub(crate) fn llama_ids(tokens: &[u32]) -> Vec<i32> {
     tokens.iter().map(|&id| i32::try_from(id).expect("ids are below 2³¹")).collect()
 }
 
@@ -51,7 +51,7 @@ fn open(path: &Path) -> Model {
 ///
 /// # Panics
 /// If a file cannot be read or written.
-pub fn write_f32_twin(base: &Path, twin: &Path) {
+pub(crate) fn write_f32_twin(base: &Path, twin: &Path) {
     let bytes = fs::read(base).expect("the base can be read");
     let gguf = Gguf::parse(&bytes).expect("the base is a GGUF file");
     let mut reader = BufReader::new(File::open(base).expect("the base can be opened"));

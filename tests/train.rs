@@ -1,0 +1,105 @@
+//! Training on the real base with a small task pack: a checkpoint that exports, a log that parses,
+//! and a resumed run that ends with the very bytes of an uninterrupted one.
+
+#![cfg(feature = "train")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use t2lc::train::{TrainOptions, TrainPaths, train};
+use t2lc_export::checkpoint::{Checkpoint, Variant};
+
+/// A pack of two training tasks and a held-out one, cut from the real pack.
+fn small_pack(dir: &Path) -> PathBuf {
+    let pack = dir.join("pack");
+    fs::create_dir_all(pack.join("tasks")).unwrap();
+    let source = support::parts::fixture("taskpack");
+    let index = fs::read(source.join("tasks.json")).unwrap();
+    let mut index: Value = serde_json::from_slice(&index).unwrap();
+    let wanted = ["country_to_capital", "antonym", "synonym"];
+    let tasks = index["tasks"].as_array_mut().unwrap();
+    tasks.retain(|task| wanted.contains(&task["id"].as_str().unwrap()));
+    assert_eq!(tasks.len(), wanted.len());
+    for task in tasks {
+        let file = task["file"].as_str().unwrap();
+        fs::copy(source.join(file), pack.join(file)).unwrap();
+    }
+    fs::write(pack.join("tasks.json"), index.to_string()).unwrap();
+    pack
+}
+
+fn options() -> TrainOptions {
+    TrainOptions {
+        variant: Variant::L,
+        rank: 4,
+        alpha: 8.0,
+        rslora: false,
+        modules: vec!["q_proj".into(), "v_proj".into()],
+        latent_size: 32,
+        head_in_size: 16,
+        steps: 4,
+        tasks_per_batch: 2,
+        row_tokens: 60,
+        max_examples: 3,
+        max_tokens: 96,
+        learning_rate: 1e-3,
+        warmup_steps: 1,
+        weight_decay: 1e-2,
+        clip_norm: 1.0,
+        label_smoothing: 0.1,
+        adapter_decay: 1e-3,
+        seed: 7,
+        checkpoint_every: 2,
+        validate_every: 4,
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = |run: &str| TrainPaths {
+        base: support::parts::base_gguf(),
+        encoder: support::parts::encoder_dir(),
+        pack: dir.path().join("pack"),
+        run: dir.path().join(run),
+    };
+    small_pack(dir.path());
+    let whole = train(&paths("whole"), &options(), false).unwrap();
+    assert!(whole.ends_with("step-000004"), "{}", whole.display());
+
+    // The interrupted run loses everything after its checkpoint at step 2.
+    let interrupted = paths("interrupted");
+    fs::create_dir_all(&interrupted.run).unwrap();
+    let copy = interrupted.run.join("step-000002");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(paths("whole").run.join("step-000002")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let refused = train(&interrupted, &options(), false).unwrap_err().to_string();
+    assert!(refused.contains("--resume"), "{refused}");
+    let resumed = train(&interrupted, &options(), true).unwrap();
+    for file in ["hypernet.safetensors", "optimizer.safetensors", "config.json", "state.json"] {
+        let same = fs::read(whole.join(file)).unwrap() == fs::read(resumed.join(file)).unwrap();
+        assert!(same, "{file} differs after resuming");
+    }
+
+    let log = fs::read_to_string(paths("whole").run.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    assert!(lines.iter().all(|line| line["loss"].as_f64().unwrap().is_finite()));
+    assert!(lines[3]["validation_loss"]["sibling"].as_f64().unwrap() > 0.0);
+    let resumed = fs::read_to_string(interrupted.run.join("metrics.jsonl")).unwrap();
+    assert_eq!(resumed.lines().count(), 2, "a resumed run logs its own steps only");
+
+    let checkpoint = Checkpoint::load(&whole).unwrap();
+    assert_eq!(checkpoint.config.base.layers, 30);
+    assert_eq!(checkpoint.config.base.modules[0].permute_heads, Some(9));
+
+    let other = TrainOptions { seed: 8, ..options() };
+    let refused = train(&paths("whole"), &other, true).unwrap_err().to_string();
+    assert!(refused.contains("other options"), "{refused}");
+}
