@@ -3,7 +3,8 @@
 //! In: a path and the bytes that belong there, for a file or for a directory of files. Out: the
 //! finished file or directory, on disk. Everything is written and synced under a temporary name
 //! beside the target and then renamed; a reader never sees a part of it, and a failure leaves
-//! neither a part nor a temporary file. Without `overwrite` nothing that exists is replaced, even
+//! neither a part nor a temporary file (a process that is killed leaves its `.t2lc-*` sibling).
+//! Without `overwrite` nothing that exists is replaced, even
 //! if it appears while the bytes are being written.
 //!
 //! A file replaces its target in one step. A directory cannot: its predecessor is moved aside

@@ -22,6 +22,8 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const TASKS: &str = "tasks.safetensors";
 /// The files every bundle has besides the manifest.
 pub const FILES: [&str; 4] = [ENCODER, HYPERNET, TOKENIZER, TASKS];
+/// Longest input of an encoder that is believed.
+const MAX_ENCODER_TOKENS: usize = 8192;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
@@ -99,9 +101,13 @@ impl Bundle {
         let read = |name: &str, limit: u64| -> Result<Cow<'static, [u8]>, BundleError> {
             let path = dir.join(name);
             let fail = |source| BundleError::Read { path: path.clone(), source };
-            let size = std::fs::metadata(&path).map_err(fail)?.len();
-            if size > limit {
-                return Err(BundleError::Size { file: name.into(), expected: limit, got: size });
+            let got = std::fs::metadata(&path).map_err(fail)?.len();
+            if got > limit && name == MANIFEST {
+                let reason = format!("{got} bytes, at most {limit} are read");
+                return Err(BundleError::Inconsistent { reason });
+            }
+            if got > limit {
+                return Err(BundleError::Size { file: name.into(), expected: limit, got });
             }
             std::fs::read(&path).map(Cow::Owned).map_err(fail)
         };
@@ -161,7 +167,8 @@ fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {
     let raw: serde_json::Value = serde_json::from_slice(bytes).map_err(BundleError::Manifest)?;
     match raw.get("schema").and_then(serde_json::Value::as_u64) {
         Some(schema) if schema == u64::from(SCHEMA) => {}
-        got => return Err(BundleError::Schema { got: got.unwrap_or(0) }),
+        Some(got) => return Err(BundleError::Schema { got }),
+        None => return Err(BundleError::Inconsistent { reason: "no `schema`".into() }),
     }
     let manifest: Manifest = serde_json::from_value(raw).map_err(BundleError::Manifest)?;
     let inconsistent = |reason: String| BundleError::Inconsistent { reason };
@@ -172,16 +179,25 @@ fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {
     if layers == 0 || layers > 4096 || rank == 0 || rank > 4096 {
         return Err(inconsistent(format!("{layers} layers of rank {rank}")));
     }
+    if manifest.base.modules.is_empty() {
+        return Err(inconsistent("no target modules".into()));
+    }
+    // Two special tokens and one of the description are the least an encoder can read.
+    if !(3..=MAX_ENCODER_TOKENS).contains(&manifest.encoder.max_tokens) {
+        return Err(inconsistent(format!("encoder of {} tokens", manifest.encoder.max_tokens)));
+    }
     if !manifest.hypernet.scale.is_finite() {
         return Err(inconsistent(format!("scale {}", manifest.hypernet.scale)));
     }
     for module in &manifest.base.modules {
-        let heads = module.permute_heads.unwrap_or(1);
-        let divides = heads > 0 && module.out_features % (2 * heads) == 0;
+        let divides = |heads: usize| {
+            let pairs = heads.checked_mul(2).filter(|pairs| *pairs > 0);
+            pairs.is_some_and(|pairs| module.out_features % pairs == 0)
+        };
         if module.gguf_name(0).is_none() {
             return Err(inconsistent(format!("unknown target module `{}`", module.name)));
         }
-        if module.permute_heads.is_some() && !divides {
+        if let Some(heads) = module.permute_heads.filter(|heads| !divides(*heads)) {
             let (name, out) = (&module.name, module.out_features);
             return Err(inconsistent(format!("`{name}`: {out} rows, {heads} heads")));
         }

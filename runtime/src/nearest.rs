@@ -19,7 +19,7 @@ pub enum NearestError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// Not a safetensors file, or without the tensors.
-    #[error("`{TASKS}` cannot be used: {0}")]
+    #[error("`{TASKS}` cannot be used")]
     File(#[from] SafeTensorError),
     /// The tensors do not fit each other.
     #[error("`{TASKS}`: {reason}")]

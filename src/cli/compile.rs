@@ -10,7 +10,7 @@ use t2lc_runtime::atomic::AtomicWriteError;
 use t2lc_runtime::backend;
 use t2lc_runtime::bundle::Bundle;
 use t2lc_runtime::compile::{Adapter, CompileOptions, Format, compile_once};
-use t2lc_runtime::describe::{Description, MAX_BYTES};
+use t2lc_runtime::describe::{Description, DescriptionError, MAX_BYTES};
 use t2lc_runtime::error::Error;
 
 use super::CompileArgs;
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
     let description = Description::new(&read_description(args)?).map_err(Error::from)?;
     let to_stdout = args.output.as_os_str() == "-";
     if to_stdout && (args.json || args.format != Format::Gguf) {
-        let error = anyhow!("`-o -` takes a single GGUF file and no --json");
+        let error = anyhow!("`-o -` writes a GGUF file to stdout: no --json and no --format peft");
         return Err(Failure::environment("usage", error));
     }
     if !to_stdout && !args.force && args.output.symlink_metadata().is_ok() {
@@ -108,17 +108,24 @@ fn report_description(adapter: &Adapter, quiet: bool) {
 fn read_description(args: &CompileArgs) -> Result<String, Failure> {
     // One byte more than allowed is enough to know that a text is too long.
     let limit = 4 * MAX_BYTES as u64 + 1;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let read = match (&args.file, args.description.as_deref()) {
-        (None, Some("-")) => std::io::stdin().lock().take(limit).read_to_string(&mut text),
+        (None, Some("-")) => std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
         (None, Some(description)) => return Ok(description.to_owned()),
         (Some(path), _) => {
-            std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
+            std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
         }
         (None, None) => return Err(Failure::environment("usage", anyhow!("no description given"))),
     };
     let from = args.file.as_ref().map_or("stdin".into(), |path| path.display().to_string());
-    read.with_context(|| format!("cannot read a description from `{from}`"))
-        .map_err(|error| Failure::input("describe.read", error))?;
-    Ok(text)
+    let unreadable = |error: anyhow::Error| {
+        let context = format!("cannot read a description from `{from}`");
+        Failure::input("describe.read", error.context(context))
+    };
+    let length = read.map_err(|error| unreadable(error.into()))?;
+    if length as u64 == limit {
+        // The text goes on: what was read may end inside a character.
+        return Err(Error::from(DescriptionError::TooLong { bytes: length }).into());
+    }
+    String::from_utf8(bytes).map_err(|error| unreadable(error.into()))
 }

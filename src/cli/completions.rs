@@ -25,7 +25,8 @@ pub(crate) fn man(dir: Option<&Path>) -> Outcome {
         print_text(&String::from_utf8_lossy(&page))?;
         return Ok(());
     };
-    clap_mangen::generate_to(Cli::command(), dir)
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
         .with_context(|| format!("cannot write manual pages to `{}`", dir.display()))?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use t2lc_runtime::error::Error;
 
-use super::output::print_json;
+use super::output::{print_json, say};
 
 /// A verb's failure.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Failure {
     code: &'static str,
     error: anyhow::Error,
     hints: Vec<String>,
+    /// Whether the verb has printed its own JSON.
+    answered: bool,
 }
 
 /// What a verb returns.
@@ -24,17 +26,23 @@ pub(crate) type Outcome = Result<(), Failure>;
 impl Failure {
     /// The input is at fault, or the answer is no.
     pub(crate) fn input(code: &'static str, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit: 1, code, error: error.into(), hints: Vec::new() }
+        Self { exit: 1, code, error: error.into(), hints: Vec::new(), answered: false }
     }
 
     /// Usage, environment, or an internal error.
     pub(crate) fn environment(code: &'static str, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit: 2, code, error: error.into(), hints: Vec::new() }
+        Self { exit: 2, code, error: error.into(), hints: Vec::new(), answered: false }
     }
 
     /// Adds advice.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
+        self
+    }
+
+    /// The verb has already printed this answer as JSON.
+    pub(crate) fn answered(mut self, answered: bool) -> Self {
+        self.answered = answered;
         self
     }
 
@@ -62,21 +70,18 @@ impl Failure {
                 causes.push(cause);
             }
         }
-        if json {
+        if json && !self.answered {
             let error =
                 json!({"code": self.code, "message": causes.join(": "), "hints": self.hints});
             // Nothing is left to report a failing stdout to.
             let _ = print_json(&json!({"schema": 1, "error": error}));
         }
-        #[allow(clippy::print_stderr)] // the one place where errors are printed
-        {
-            eprintln!("error: {}", causes.first().map_or("unknown", String::as_str));
-            for cause in causes.iter().skip(1) {
-                eprintln!("  caused by: {cause}");
-            }
-            for hint in &self.hints {
-                eprintln!("hint: {hint}");
-            }
+        say(false, &format!("error: {}", causes.first().map_or("unknown", String::as_str)));
+        for cause in causes.iter().skip(1) {
+            say(false, &format!("  caused by: {cause}"));
+        }
+        for hint in &self.hints {
+            say(false, &format!("hint: {hint}"));
         }
         ExitCode::from(self.exit)
     }
@@ -85,7 +90,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = error.code();
-        let input = ["describe", "bundle", "write", "quantize", "generate"];
+        let input = ["describe", "bundle", "encode", "generate", "quantize", "write"];
         let stage = code.split_once('.').map_or(code, |(stage, _)| stage);
         let failure = if input.contains(&stage) {
             Self::input(code, error)

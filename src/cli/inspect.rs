@@ -22,6 +22,8 @@ const MAX_TEXT: usize = 120;
 pub(crate) fn run(args: &InspectArgs) -> Outcome {
     let found = describe(&args.path)?;
     if args.json {
+        let mut found = found;
+        found["schema"] = json!(1);
         print_json(&found)?;
     } else {
         let mut text = String::new();
@@ -139,13 +141,18 @@ fn render(text: &mut String, value: &Json, depth: usize) {
         }
     };
     if let Json::Object(fields) = value {
-        fields.iter().for_each(|(key, value)| line(key, value));
+        fields.iter().for_each(|(key, value)| line(&plain(&json!(key)), value));
     }
+}
+
+fn printable(c: char) -> Vec<char> {
+    if c.is_control() { c.escape_default().collect() } else { vec![c] }
 }
 
 fn plain(value: &Json) -> String {
     let text = match value {
-        Json::String(text) => text.replace('\n', "\\n"),
+        // Files are not trusted: control characters could drive the terminal.
+        Json::String(text) => text.chars().flat_map(printable).collect(),
         value => value.to_string(),
     };
     match text.char_indices().nth(MAX_TEXT) {

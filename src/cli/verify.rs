@@ -2,8 +2,9 @@
 
 use anyhow::{Context, anyhow};
 use serde_json::json;
-use t2lc_runtime::bundle::{Bundle, FILES};
+use t2lc_runtime::bundle::{Bundle, FILES, MANIFEST};
 use t2lc_runtime::error::Error;
+use t2lc_runtime::fingerprint::base_fingerprint;
 use t2lc_runtime::gguf::Gguf;
 use t2lc_runtime::verify::{Verification, verify_adapter, verify_against_base};
 
@@ -13,10 +14,11 @@ use super::output::{print_json, print_text};
 
 /// Runs the verb.
 pub(crate) fn run(args: &VerifyArgs) -> Outcome {
-    let mut found = if args.path.is_dir() {
-        Bundle::open(&args.path).map_err(Error::from)?;
-        let checked = FILES.iter().map(|file| format!("digest of {file}")).collect();
-        Verification { problems: Vec::new(), checked }
+    let found = if args.path.join(MANIFEST).is_file() {
+        verify_bundle(args)?
+    } else if args.path.is_dir() {
+        let error = anyhow!("`{}` is no bundle: it has no {MANIFEST}", args.path.display());
+        return Err(Failure::input("verify.unknown", error));
     } else {
         let bytes = read(&args.path)?;
         let adapter = parse(&args.path, &bytes)?;
@@ -43,14 +45,32 @@ pub(crate) fn run(args: &VerifyArgs) -> Outcome {
     if found.is_sound() {
         return Ok(());
     }
-    let first = found.problems.remove(0);
-    let rest =
-        found.problems.iter().fold(anyhow!(first), |error, next| error.context(next.clone()));
-    // The chain prints the last context first: turn it so that the first problem leads.
-    let mut problems: Vec<String> = rest.chain().map(ToString::to_string).collect();
-    problems.reverse();
-    let message = problems.join("\n  ");
-    Err(Failure::input("verify.unsound", anyhow!("`{path}` does not verify:\n  {message}")))
+    let message = found.problems.join("\n  ");
+    let error = anyhow!("`{path}` does not verify:\n  {message}");
+    Err(Failure::input("verify.unsound", error).answered(args.json))
+}
+
+fn verify_bundle(args: &VerifyArgs) -> Result<Verification, Failure> {
+    let bundle = Bundle::open(&args.path).map_err(Error::from)?;
+    let checked = FILES.iter().map(|file| format!("digest of {file}")).collect();
+    let mut found = Verification { problems: Vec::new(), checked };
+    if let Some(base) = &args.base {
+        let bytes = read(base)?;
+        let got = base_fingerprint(&parse(base, &bytes)?)
+            .with_context(|| format!("`{}` has no fingerprint", base.display()))
+            .map_err(|error| Failure::input("verify.base", error))?
+            .to_string();
+        let expected = &bundle.manifest.base.fingerprint;
+        if got == *expected {
+            found.checked.push("base fingerprint".into());
+        } else {
+            found.problems.push(format!(
+                "the base's fingerprint is {got}, the bundle was made for {expected} (`{}`)",
+                bundle.manifest.base.name
+            ));
+        }
+    }
+    Ok(found)
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
