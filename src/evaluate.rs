@@ -252,7 +252,7 @@ mod tests {
     use std::path::Path;
 
     use super::tiny_model::{TinyModel, adapter};
-    use super::{EvaluateOptions, Evaluation, evaluate, random_text};
+    use super::{EvaluateOptions, Evaluation, PerCondition, evaluate, random_text};
     use crate::taskpack::{ExampleSplit, TaskPack};
 
     fn write_pack(dir: &Path) -> TaskPack {
@@ -324,8 +324,8 @@ mod tests {
         assert!(lines[2].starts_with("3/3 say (far, rouge_l, 2 examples): base "), "{}", lines[2]);
         for task in &evaluation.tasks {
             // An adapter of zeros changes nothing.
-            assert_eq!(task.scores.compiled, task.scores.base, "{}", task.id);
-            assert_eq!(task.scores.random, task.scores.base, "{}", task.id);
+            let PerCondition { base, compiled, random, .. } = task.scores;
+            assert_eq!([compiled, random].map(f64::to_bits), [base; 2].map(f64::to_bits));
             assert!((0.0..=1.0).contains(&task.scores.prompted), "{}", task.id);
             assert_eq!(task.examples, 2);
         }

@@ -186,7 +186,7 @@ mod tests {
         let unseen: Vec<f32> = (0..100u8).map(|i| 0.5 + f32::from(i) / 250.0).collect();
         let found = calibrate(&unseen, &[0.1, 0.2, 0.3, 0.9]);
         assert!((found.warn_below - 0.52).abs() < 1e-6, "{found:?}");
-        assert!(found.warned_descriptions <= 0.06 && found.warned_random == 0.75, "{found:?}");
+        assert!(found.warned_descriptions <= 0.06 && found.warned_random > 0.74, "{found:?}");
     }
 
     #[test]
