@@ -241,7 +241,10 @@ pub(crate) struct EvalArgs {
     /// Bundle directory [default: the one built in]
     #[arg(long, value_name = "DIR")]
     pub(crate) bundle: Option<PathBuf>,
-    /// Test examples per task, the first ones in file order
+    /// Part of the examples to score on: valid for tuning, test for reporting
+    #[arg(long, default_value = "test")]
+    pub(crate) split: t2lc::taskpack::ExampleSplit,
+    /// Examples per task, the first ones in file order
     #[arg(long, default_value_t = 40)]
     pub(crate) examples: usize,
     /// Seed of the random descriptions and of the bootstrap

@@ -3,6 +3,7 @@
 //! Every problem found is reported at once, each with its file and line.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::Deserialize;
 
@@ -38,6 +39,18 @@ pub enum ExampleSplit {
     Valid,
     /// For reporting.
     Test,
+}
+
+impl FromStr for ExampleSplit {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "train" => Ok(Self::Train),
+            "valid" => Ok(Self::Valid),
+            "test" => Ok(Self::Test),
+            _ => Err(format!("unknown split `{text}`, expected train, valid or test")),
+        }
+    }
 }
 
 /// One input and its answer.

@@ -85,7 +85,7 @@ pub struct TrainOptions {
     #[arg(long, default_value_t = 256)]
     pub head_in_size: usize,
     /// Optimizer steps
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 500)]
     pub steps: usize,
     /// Tasks per step
     #[arg(long, default_value_t = 12)]
@@ -100,7 +100,7 @@ pub struct TrainOptions {
     #[arg(long, default_value_t = 192)]
     pub max_tokens: usize,
     /// Peak learning rate
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 3e-4)]
     pub learning_rate: f32,
     /// Steps of linear warm-up
     #[arg(long, default_value_t = 30)]
@@ -112,7 +112,7 @@ pub struct TrainOptions {
     #[arg(long, default_value_t = 1.0)]
     pub clip_norm: f32,
     /// Label smoothing of the token loss
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.0)]
     pub label_smoothing: f32,
     /// Weight of the mean square of generated adapters in the loss
     #[arg(long, default_value_t = 1e-3)]
@@ -121,10 +121,10 @@ pub struct TrainOptions {
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// Steps between checkpoints
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 25)]
     pub checkpoint_every: usize,
     /// Steps between validations on held-out tasks
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 50)]
     pub validate_every: usize,
 }
 

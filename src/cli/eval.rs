@@ -3,7 +3,7 @@
 use anyhow::Context;
 use candle_core::Device;
 use t2lc::evaluate::{EvaluateOptions, evaluate};
-use t2lc::taskpack::{ExampleSplit, TaskPack};
+use t2lc::taskpack::TaskPack;
 use t2lc::train::chat::Chat;
 use t2lc::train::decoder::Decoder;
 use t2lc::train::gguf_adapter::load_gguf_adapter;
@@ -33,8 +33,7 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
         let bytes = adapter.gguf_bytes().context("a GGUF adapter has bytes")?;
         load_gguf_adapter(bytes, &base, &device)
     };
-    let options =
-        EvaluateOptions { examples: args.examples, seed: args.seed, split: ExampleSplit::Test };
+    let options = EvaluateOptions { examples: args.examples, seed: args.seed, split: args.split };
     let mut progress = |line: &str| say(quiet, line);
     let evaluation = evaluate(&decoder, &chat, &pack, &mut compile, &options, &mut progress)?;
     if args.json {
