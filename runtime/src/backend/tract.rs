@@ -3,6 +3,8 @@
 //! A graph is optimized once, when it is loaded, with its batch and token counts left symbolic; it
 //! then runs inputs of any length.
 
+mod widen;
+
 use std::sync::Arc;
 
 use prost::Message;
@@ -12,6 +14,7 @@ use tract_onnx::prelude::{
 };
 
 use super::{Backend, BackendError, Graph, Tensor};
+use widen::widen_weights;
 
 /// Version of the arithmetic; part of the recipe digest.
 const ID: &str = "tract/0.23.9";
@@ -26,9 +29,10 @@ impl Backend for Tract {
             |reason: String| BackendError::Load { backend: self.id(), graph: name.into(), reason };
         let (model, inputs, outputs) = {
             // Decoding from the slice and dropping the messages early keeps the peak memory low.
-            let proto =
+            let mut proto =
                 tract_onnx::pb::ModelProto::decode(onnx).map_err(|e| fail(e.to_string()))?;
-            let graph = proto.graph.as_ref().ok_or_else(|| fail("no graph".into()))?;
+            let graph = proto.graph.as_mut().ok_or_else(|| fail("no graph".into()))?;
+            widen_weights(graph);
             let inputs = graph.input.iter().map(|input| input.name.clone()).collect();
             let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
             let model = tract_onnx::onnx().model_for_proto_model(&proto);
