@@ -92,18 +92,16 @@ fn widened(bytes: &[u8]) -> Vec<u8> {
 /// Whether `scale` has one value per matrix and column: `[.., rows, columns]` by `[.., 1, columns]`.
 fn is_scaled_by_axis(tensor: &TensorProto, scale: &TensorProto) -> bool {
     let rank = tensor.dims.len();
-    let fits = |axis: usize| match axis + 2 == rank {
-        true => scale.dims[axis] == 1,
-        false => scale.dims[axis] == tensor.dims[axis],
-    };
+    let fits =
+        |axis: usize| scale.dims[axis] == if axis + 2 == rank { 1 } else { tensor.dims[axis] };
     let floats = |t: &TensorProto| t.data_type == FLOAT && is_complete(t);
     rank >= 2 && scale.dims.len() == rank && (0..rank).all(fits) && floats(tensor) && floats(scale)
 }
 
 /// Whether the raw data has exactly the values that the dimensions promise.
 fn is_complete(tensor: &TensorProto) -> bool {
-    let sizes = tensor.dims.iter().map(|dim| usize::try_from(*dim).ok());
-    let count = sizes.fold(Some(1usize), |count, size| count?.checked_mul(size?));
+    let mut dims = tensor.dims.iter();
+    let count = dims.try_fold(1usize, |count, dim| count.checked_mul(usize::try_from(*dim).ok()?));
     count.and_then(|count| count.checked_mul(4)) == Some(tensor.raw_data.len())
 }
 
