@@ -21,10 +21,8 @@ use crate::graph::{ElementType, IR_VERSION, OPSET_VERSION};
 pub const ALLOWED_OPERATORS: &[&str] = &[
     "Add",
     "Cast",
-    "Concat",
     "Div",
     "Erf",
-    "Expand",
     "Gather",
     "LayerNormalization",
     "MatMul",

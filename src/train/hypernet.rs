@@ -9,8 +9,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, IndexOp, Tensor, Var};
-use candle_nn::ops::{sigmoid, silu};
+use candle_core::{Device, IndexOp, Tensor, Var};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, NamedTensor, Variant};
@@ -220,9 +219,9 @@ impl Forward<'_> {
 
     /// Linear, SiLU, dropout, linear, SiLU: the body that all trunk blocks share.
     fn two_layers(&mut self, first: &str, second: &str, x: &Tensor) -> Result<Tensor> {
-        let inner = smooth(&self.linear(first, x)?)?;
+        let inner = self.linear(first, x)?.silu()?;
         let inner = self.drop(inner)?;
-        smooth(&self.linear(second, &inner)?)
+        Ok(self.linear(second, &inner)?.silu()?)
     }
 
     fn mixer(&mut self, x: &Tensor) -> Result<Tensor> {
@@ -243,11 +242,6 @@ impl Forward<'_> {
         let features = self.two_layers("mlp3.1", "mlp3.4", &normed)?;
         self.linear(&format!("heads.{module}"), &features)
     }
-}
-
-/// SiLU; candle's fused one has a slower backward pass than the product on the CPU.
-fn smooth(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { Ok((x * sigmoid(x)?)?) } else { Ok(silu(x)?) }
 }
 
 /// Bias-HyperInit for heads, PyTorch's defaults for everything else.
@@ -333,7 +327,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
 pub fn stack_embeddings(rows: &[&[f32]], device: &Device) -> Result<Tensor> {
     let width = rows.first().map_or(0, |row| row.len());
     ensure!(rows.iter().all(|row| row.len() == width), "embeddings of different widths");
-    Ok(Tensor::from_vec(rows.concat(), (rows.len(), width), device)?.to_dtype(DType::F32)?)
+    Ok(Tensor::from_vec(rows.concat(), (rows.len(), width), device)?)
 }
 
 #[cfg(test)]

@@ -275,32 +275,6 @@ impl GraphBuilder {
         self.slice_node(x, axis, 0, end, length)
     }
 
-    /// Joins values along a fixed dimension; all other dimensions and the element types agree.
-    ///
-    /// # Errors
-    /// [`ExportError::Graph`] if they do not.
-    pub fn concat(&mut self, parts: &[Value], axis: usize) -> Result<Value, ExportError> {
-        let first = parts.first().ok_or_else(|| invalid("Concat", "nothing to join"))?;
-        let (element, mut shape) = (self.fact(*first)?.element, self.shape(*first)?.to_vec());
-        let mut total = 0_usize;
-        for part in parts {
-            let fact = self.fact(*part)?;
-            let Some(Dim::Fixed(size)) = fact.shape.get(axis).copied() else {
-                return Err(invalid("Concat", format!("dimension {axis} is not fixed")));
-            };
-            let mut other = fact.shape.clone();
-            other[axis] = shape[axis];
-            if fact.element != element || other != shape {
-                let reason = format!("{} to {}", show(&fact.shape), show(&shape));
-                return Err(invalid("Concat", reason));
-            }
-            total = total.checked_add(size).ok_or_else(|| invalid("Concat", "too large"))?;
-        }
-        shape[axis] = Dim::Fixed(total);
-        let attribute = integer("axis", signed("Concat", axis)?);
-        self.node("Concat", parts, vec![attribute], element, shape)
-    }
-
     /// Inserts a dimension of size 1 so that it is at position `axis` of the result.
     ///
     /// # Errors
@@ -334,20 +308,6 @@ impl GraphBuilder {
         let list = self.indices(&[signed("ReduceSum", axis)?])?;
         let attributes = vec![integer("keepdims", i64::from(keep))];
         self.node("ReduceSum", &[x, list], attributes, ElementType::F32, shape)
-    }
-
-    /// Broadcasts to a fixed shape; symbolic dimensions of `x` meet a 1 and stay.
-    ///
-    /// # Errors
-    /// [`ExportError::Graph`] if the shapes do not fit.
-    pub fn expand(&mut self, x: Value, target: &[usize]) -> Result<Value, ExportError> {
-        let fact = self.fact(x)?;
-        let fixed: Vec<Dim> = target.iter().copied().map(Dim::Fixed).collect();
-        let (element, shape) = (fact.element, broadcast("Expand", &fact.shape, &fixed)?);
-        let sizes: Vec<i64> =
-            target.iter().map(|&size| signed("Expand", size)).collect::<Result<_, _>>()?;
-        let sizes = self.indices(&sizes)?;
-        self.node("Expand", &[x, sizes], Vec::new(), element, shape)
     }
 
     fn float_shape(&self, op: &'static str, value: Value) -> Result<Vec<Dim>, ExportError> {
