@@ -23,10 +23,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use t2lc_runtime::digest::Digest;
 
+use crate::base::adapter::LoraBatch;
+use crate::base::chat::Chat;
+use crate::base::decoder::Decoder;
 use crate::taskpack::{Example, ExampleSplit, Metric, Task, TaskPack, TaskSplit};
-use crate::train::adapter::LoraBatch;
-use crate::train::chat::Chat;
-use crate::train::decoder::Decoder;
 
 pub use condition::{Condition, PerCondition};
 pub use report::{Estimate, Evaluation, TaskScores, TierScores};

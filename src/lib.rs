@@ -12,6 +12,8 @@
 //! - [`t2lc_export`]: checkpoint → ONNX graphs → bundle;
 //! - [`t2lc_runtime`]: bundle → adapter.
 
+#[cfg(feature = "train")]
+pub mod base;
 pub mod default_bundle;
 #[cfg(feature = "train")]
 pub mod evaluate;

@@ -6,16 +6,10 @@
 //! backward pass starts from it. The two backward passes meet at the adapter, so the base's graph
 //! is freed before the hypernetwork's is walked.
 
-pub mod adapter;
 pub mod batch;
-pub mod chat;
-pub mod decoder;
 pub mod embed;
-pub mod fused;
-pub mod gguf_adapter;
 pub mod hypernet;
 pub mod optimizer;
-pub mod packed;
 pub mod state;
 
 use std::collections::BTreeMap;
@@ -35,16 +29,16 @@ use serde::{Deserialize, Serialize};
 use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, Variant};
 use t2lc_runtime::describe::Description;
 
-use adapter::{LoraBatch, LoraPair};
 use batch::{Sampler, TaskData, TrainingBatch, fill_row, tokenize};
-use chat::Chat;
-use decoder::{Decoder, describe_base};
 use embed::DescriptionEncoder;
-use fused::cross_entropy;
 use hypernet::{GeneratedModule, Hypernet, stack_embeddings};
 use optimizer::{AdamW, learning_rate};
 use state::RunState;
 
+use crate::base::adapter::{LoraBatch, LoraPair};
+use crate::base::chat::Chat;
+use crate::base::decoder::{Decoder, describe_base};
+use crate::base::fused::cross_entropy;
 use crate::taskpack::{ExampleSplit, Task, TaskPack, TaskSplit};
 
 /// Where the inputs of a run are.

@@ -12,9 +12,9 @@ mod support;
 use std::fs;
 
 use serde::Deserialize;
+use t2lc::base::chat::{Chat, Message};
+use t2lc::base::packed::{PackedBatch, PackedRow, shared_prefix};
 use t2lc::taskpack::TaskPack;
-use t2lc::train::chat::{Chat, Message};
-use t2lc::train::packed::{PackedBatch, PackedRow, shared_prefix};
 
 use support::difference::Difference;
 use support::llama::Model;

@@ -2,11 +2,11 @@
 
 use anyhow::Context;
 use candle_core::Device;
+use t2lc::base::chat::Chat;
+use t2lc::base::decoder::Decoder;
+use t2lc::base::gguf_adapter::load_gguf_adapter;
 use t2lc::evaluate::{EvaluateOptions, evaluate};
 use t2lc::taskpack::TaskPack;
-use t2lc::train::chat::Chat;
-use t2lc::train::decoder::Decoder;
-use t2lc::train::gguf_adapter::load_gguf_adapter;
 use t2lc_runtime::backend::{self, BackendKind, Provider};
 use t2lc_runtime::compile::{CompileOptions, Compiler};
 use t2lc_runtime::describe::Description;

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-use crate::train::adapter::{LoraBatch, LoraPair};
-use crate::train::decoder::Decoder;
-use crate::train::fused::cross_entropy;
-use crate::train::packed::{PackedBatch, PackedRow};
+use crate::base::adapter::{LoraBatch, LoraPair};
+use crate::base::decoder::Decoder;
+use crate::base::fused::cross_entropy;
+use crate::base::packed::{PackedBatch, PackedRow};
 
 /// Predictions per call of the output head, which bounds the memory for `[n, vocabulary]` logits.
 const CHUNK_LEN: usize = 256;

@@ -10,9 +10,9 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use candle_core::D;
 
-use crate::train::adapter::LoraBatch;
-use crate::train::decoder::{Decoder, KvCache};
-use crate::train::packed::{PackedBatch, PackedRow, shared_prefix};
+use crate::base::adapter::LoraBatch;
+use crate::base::decoder::{Decoder, KvCache};
+use crate::base::packed::{PackedBatch, PackedRow, shared_prefix};
 
 /// Tells whether the answer to a prompt, given by its index, should go on after these tokens.
 pub(super) type KeepGoing<'a> = &'a mut dyn FnMut(usize, &[u32]) -> Result<bool>;

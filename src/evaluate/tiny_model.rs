@@ -7,10 +7,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use t2lc_runtime::gguf::{ArrayValue, GgmlType, GgufWriter, Value};
 
-use crate::train::adapter::{LoraBatch, LoraPair};
-use crate::train::chat::Chat;
-use crate::train::decoder::Decoder;
-use crate::train::packed::{PackedBatch, PackedRow};
+use crate::base::adapter::{LoraBatch, LoraPair};
+use crate::base::chat::Chat;
+use crate::base::decoder::Decoder;
+use crate::base::packed::{PackedBatch, PackedRow};
 
 const HIDDEN: u32 = 16;
 const HEADS: u32 = 4;

@@ -9,8 +9,8 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::chat::Chat;
-use super::packed::{PackedBatch, PackedRow, shared_prefix};
+use crate::base::chat::Chat;
+use crate::base::packed::{PackedBatch, PackedRow, shared_prefix};
 use crate::taskpack::{Example, ExampleSplit, Task};
 
 /// An example as tokens.

@@ -6,9 +6,9 @@
 use std::sync::OnceLock;
 
 use candle_core::Device;
-use t2lc::train::adapter::LoraBatch;
-use t2lc::train::decoder::Decoder;
-use t2lc::train::packed::{PackedBatch, PackedRow};
+use t2lc::base::adapter::LoraBatch;
+use t2lc::base::decoder::Decoder;
+use t2lc::base::packed::{PackedBatch, PackedRow};
 
 use super::parts;
 

@@ -155,7 +155,7 @@ mod tests {
     use t2lc_runtime::quantize::{Quantization, quantize};
 
     use super::load_gguf_adapter;
-    use crate::train::adapter::LoraBatch;
+    use crate::base::adapter::LoraBatch;
 
     /// `q_proj` has two heads of four rows.
     fn base() -> BaseModel {
