@@ -7,6 +7,10 @@
 pub mod adapter;
 pub mod chat;
 pub mod decoder;
+pub mod describe;
+pub mod family;
 pub mod fused;
 pub mod gguf_adapter;
 pub mod packed;
+pub mod peft;
+pub mod source;

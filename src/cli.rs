@@ -1,7 +1,11 @@
 //! The verbs and their options. The doc comments are the manual.
 
+#[cfg(feature = "train")]
+pub(crate) mod baseline;
 pub(crate) mod compile;
 pub(crate) mod completions;
+#[cfg(feature = "train")]
+pub(crate) mod convert;
 #[cfg(feature = "train")]
 pub(crate) mod eval;
 pub(crate) mod export;
@@ -65,6 +69,29 @@ pub(crate) enum Command {
     /// Score a bundle on the held-out tasks of a task pack (not in this build)
     #[cfg(not(feature = "train"))]
     Eval(Unavailable),
+    /// Make the adapters that a hypernetwork is measured against
+    #[cfg(feature = "train")]
+    #[command(
+        after_help = "Example: t2lc baseline lora --base base.gguf --pack fixtures/taskpack \
+                            --tasks antonym,synonym -o oracles"
+    )]
+    Baseline {
+        /// Which adapters
+        #[command(subcommand)]
+        command: BaselineCommand,
+    },
+    /// Make the adapters that a hypernetwork is measured against (not in this build)
+    #[cfg(not(feature = "train"))]
+    Baseline(Unavailable),
+    /// Turn a PEFT adapter into a GGUF file for llama.cpp
+    #[cfg(feature = "train")]
+    #[command(
+        after_help = "Example: t2lc convert oracles/antonym --base base.gguf -o antonym.gguf"
+    )]
+    Convert(ConvertArgs),
+    /// Turn a PEFT adapter into a GGUF file for llama.cpp (not in this build)
+    #[cfg(not(feature = "train"))]
+    Convert(Unavailable),
     /// Print a completion script for a shell
     #[command(hide = true, after_help = "Example: t2lc completions bash")]
     Completions {
@@ -205,17 +232,17 @@ pub(crate) struct ExportArgs {
     pub(crate) force: bool,
 }
 
-/// Options of `train`.
+/// Options of `train` and of the baseline that is trained like it.
 #[cfg(feature = "train")]
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {
-    /// Base model (GGUF file)
-    #[arg(long, value_name = "GGUF")]
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
     pub(crate) base: PathBuf,
     /// Hugging Face directory of the text encoder
     #[arg(long, value_name = "DIR")]
     pub(crate) encoder: PathBuf,
-    /// Task pack directory
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
     #[arg(long, value_name = "DIR")]
     pub(crate) pack: PathBuf,
     /// Directory of the run
@@ -224,29 +251,182 @@ pub(crate) struct TrainArgs {
     /// Continue the run from its latest checkpoint
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Adapter that every generated one starts from, for example a multi-task one (PEFT directory)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) warm_start: Option<PathBuf>,
+    /// Train towards the PEFT adapters in this directory, named by task, instead of on answers
+    #[arg(long, value_name = "DIR", conflicts_with = "warm_start")]
+    pub(crate) reconstruct: Option<PathBuf>,
+    /// Train once per seed, each in a directory `seed-N` of the output
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    pub(crate) seeds: Vec<u64>,
+    /// Draw losses and learning rate into this SVG file at the end
+    #[arg(long, value_name = "SVG")]
+    pub(crate) plot: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: t2lc::train::TrainOptions,
+}
+
+/// The adapters that a hypernetwork is measured against.
+#[cfg(feature = "train")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum BaselineCommand {
+    /// One adapter per task, trained on that task
+    Lora(LoraArgs),
+    /// One adapter for all training tasks
+    MultiTask(LoraArgs),
+    /// The mean of a library's adapters
+    Average(AverageArgs),
+    /// A hypernetwork that generates an adapter for each input
+    Hyperdecoder(TrainArgs),
+    /// The mixture of a library that routing chooses for the inputs of a task
+    Arrow(ArrowArgs),
+}
+
+/// Options of `baseline lora` and `baseline multi-task`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub(crate) struct LoraArgs {
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    pub(crate) base: PathBuf,
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pack: PathBuf,
+    /// Tasks that get an adapter [default: all training tasks]
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    pub(crate) tasks: Vec<String>,
+    /// Directory of the adapters
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+    /// Keep adapters that exist, and continue the one in progress
+    #[arg(long)]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) options: t2lc::train::baseline::LoraOptions,
+}
+
+/// Options of `baseline average`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub(crate) struct AverageArgs {
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    pub(crate) base: PathBuf,
+    /// Directory of PEFT adapters
+    #[arg(long, value_name = "DIR")]
+    pub(crate) library: PathBuf,
+    /// Target modules of the adapters
+    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
+    pub(crate) modules: Vec<String>,
+    /// PEFT directory to write
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+}
+
+/// Options of `baseline arrow`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub(crate) struct ArrowArgs {
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    pub(crate) base: PathBuf,
+    /// Directory of PEFT adapters
+    #[arg(long, value_name = "DIR")]
+    pub(crate) library: PathBuf,
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pack: PathBuf,
+    /// The task whose inputs are routed
+    #[arg(long, value_name = "ID")]
+    pub(crate) task: String,
+    /// Inputs that are routed, the first ones
+    #[arg(long, default_value_t = 32)]
+    pub(crate) inputs: usize,
+    /// Adapters that a token is routed to
+    #[arg(long, default_value_t = 4)]
+    pub(crate) top_k: usize,
+    /// Adapters that the mixture keeps, those of the largest mean weight
+    #[arg(long, default_value_t = 4)]
+    pub(crate) keep: usize,
+    /// Target modules of the adapters
+    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
+    pub(crate) modules: Vec<String>,
+    /// PEFT directory to write
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+}
+
+/// Options of `convert`.
+#[cfg(feature = "train")]
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// PEFT directory
+    pub(crate) adapter: PathBuf,
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    pub(crate) base: PathBuf,
+    /// GGUF file to write
+    #[arg(short, long)]
+    pub(crate) output: PathBuf,
+    /// Tensor type: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1
+    #[arg(long, default_value_t = Quantization::Q8_0, value_name = "TYPE")]
+    pub(crate) quant: Quantization,
+    /// Licence of the adapter
+    #[arg(long, default_value = "CC-BY-SA-4.0")]
+    pub(crate) licence: String,
+    /// Overwrite an existing file
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Options of `eval`.
 #[cfg(feature = "train")]
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// Base model (GGUF file)
-    #[arg(long, value_name = "GGUF")]
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
     pub(crate) base: PathBuf,
-    /// Task pack directory
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
     #[arg(long, value_name = "DIR")]
     pub(crate) pack: PathBuf,
     /// Bundle directory [default: the one built in]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_bundle")]
     pub(crate) bundle: Option<PathBuf>,
+    /// Leave out the bundle: no `compiled` and no `random`
+    #[arg(long)]
+    pub(crate) no_bundle: bool,
+    /// Tasks to score on, training tasks as well [default: the held-out ones]
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
     /// Part of the examples to score on: valid for tuning, test for reporting
     #[arg(long, default_value = "test")]
     pub(crate) split: t2lc::taskpack::ExampleSplit,
     /// Examples per task, the first ones in file order
     #[arg(long, default_value_t = 40)]
     pub(crate) examples: usize,
+    /// Add `N-shot`: the base with the first N training examples of the task in the prompt
+    #[arg(long, value_name = "N")]
+    pub(crate) shots: Option<usize>,
+    /// Add `oracle`, each task's own adapter, and `average` and `arrow` of the adapters of all but
+    /// held-out tasks: directory of PEFT adapters named by task
+    #[arg(long, value_name = "DIR")]
+    pub(crate) library: Option<PathBuf>,
+    /// Adapters that `arrow` mixes for a token; 0 leaves it out
+    #[arg(long, value_name = "K", default_value_t = 4)]
+    pub(crate) arrow_top_k: usize,
+    /// Add one adapter for all tasks (PEFT directory or GGUF file); can be repeated
+    #[arg(long, value_name = "NAME=PATH")]
+    pub(crate) adapter: Vec<eval::NamedPath>,
+    /// The same, with the description in the prompt; can be repeated
+    #[arg(long, value_name = "NAME=PATH")]
+    pub(crate) adapter_described: Vec<eval::NamedPath>,
+    /// Add a bundle that compiles the input of each example; can be repeated
+    #[arg(long, value_name = "NAME=DIR")]
+    pub(crate) per_input: Vec<eval::NamedPath>,
+    /// Compare the others with this one [default: compiled, or base without a bundle]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reference: Option<String>,
     /// Seed of the random descriptions and of the bootstrap
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
@@ -268,7 +448,8 @@ mod tests {
         for verb in cli.get_subcommands().filter(|verb| verb.get_name() != "help") {
             let name = verb.get_name();
             assert!(verb.get_about().is_some(), "`{name}` has no help");
-            let missing = cfg!(not(feature = "train")) && matches!(name, "train" | "eval");
+            let missing = cfg!(not(feature = "train"))
+                && matches!(name, "train" | "eval" | "baseline" | "convert");
             assert!(missing || verb.get_after_help().is_some(), "`{name}` has no example");
             for arg in verb.get_arguments().filter(|arg| !arg.is_hide_set()) {
                 assert!(arg.get_help().is_some(), "`{name} {}` has no help", arg.get_id());

@@ -28,8 +28,14 @@ fn main() -> ExitCode {
         Command::Train(args) => cli::train::run(&args, quiet),
         #[cfg(feature = "train")]
         Command::Eval(args) => cli::eval::run(&args, quiet),
+        #[cfg(feature = "train")]
+        Command::Baseline { command } => cli::baseline::run(&command, quiet),
+        #[cfg(feature = "train")]
+        Command::Convert(args) => cli::convert::run(&args),
         #[cfg(not(feature = "train"))]
-        Command::Train(_) | Command::Eval(_) => Err(cli::failure::Failure::without_trainer()),
+        Command::Train(_) | Command::Eval(_) | Command::Baseline(_) | Command::Convert(_) => {
+            Err(cli::failure::Failure::without_trainer())
+        }
         Command::Completions { shell } => cli::completions::completions(shell),
         Command::Man { dir } => cli::completions::man(dir.as_deref()),
     };

@@ -1,11 +1,38 @@
-//! The task pack: `tasks.json` and one JSONL file per task.
+//! Tasks to train and evaluate on: descriptions, and examples with their answers.
 //!
-//! Every problem found is reported at once, each with its file and line.
+//! In: a path. Out: a [`TaskPack`], its digest included. What the path holds decides how it is
+//! read:
+//!
+//! - a directory with `tasks.json`: the task pack, one JSONL file per task named there;
+//! - a directory with `task<number>_<name>.json` files, or one such file: Super-Natural
+//!   Instructions, <https://arxiv.org/abs/2204.07705>;
+//! - a directory with `<task>.jsonl` files: one task each, described on its first line or in
+//!   `<task>.meta.json`.
+//!
+//! The last two may be mixed, may lie in a folder `tasks` of the directory, and take descriptions
+//! from `<task>/metadata.yaml` as the reference implementation of
+//! <https://arxiv.org/abs/2506.06105> keeps them.
+//!
+//! Every problem found is reported at once, each with its file and, where there is one, its line.
+//! No file outside the path is read, none over 512 MiB, and no JSONL line over 1 MiB.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
+use t2lc_runtime::describe::Description;
+
+mod collection;
+mod discover;
+mod index;
+mod jsonl;
+mod metadata;
+mod natural_instructions;
+mod problems;
+mod source;
+mod split;
+
+use problems::Problems;
 
 /// How the answers of a task are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -92,6 +119,7 @@ pub struct Task {
     /// The answers to choose from, where all examples share them.
     #[serde(default)]
     pub labels: Vec<String>,
+    /// Where a task pack keeps the examples, from its directory on; empty for other sources.
     file: PathBuf,
     /// Examples, in file order.
     #[serde(skip)]
@@ -99,6 +127,29 @@ pub struct Task {
 }
 
 impl Task {
+    /// A task for training, without a tier, shared labels or descriptions kept out of training;
+    /// the fields are there to change that.
+    pub fn new(
+        id: impl Into<String>,
+        licence: impl Into<String>,
+        metric: Metric,
+        descriptions: Vec<String>,
+        examples: Vec<Example>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            licence: licence.into(),
+            split: TaskSplit::Train,
+            tier: None,
+            metric,
+            descriptions,
+            eval_description_ids: Vec::new(),
+            labels: Vec::new(),
+            file: PathBuf::new(),
+            examples,
+        }
+    }
+
     /// Descriptions that training may use.
     pub fn training_descriptions(&self) -> impl Iterator<Item = &str> {
         self.descriptions
@@ -123,14 +174,51 @@ impl Task {
     pub fn choices<'a>(&'a self, example: &'a Example) -> &'a [String] {
         if example.choices.is_empty() { &self.labels } else { &example.choices }
     }
+
+    /// Why an example cannot be scored, if so.
+    fn fault(&self, example: &Example) -> Option<String> {
+        if example.input.is_empty() || example.output.is_empty() {
+            return Some("empty input or output".into());
+        }
+        let lacks_answer = self.metric == Metric::ChoiceAccuracy
+            && !self.choices(example).contains(&example.output);
+        lacks_answer.then(|| format!("answer `{}` is not among the choices", example.output))
+    }
+
+    /// Reports what is wrong with the task itself.
+    fn check(&self, path: &Path, problems: &mut Problems) {
+        let mut problem =
+            |what: String| problems.add(path, None, &format!("task `{}`: {what}", self.id));
+        if self.descriptions.is_empty() {
+            problem("no description".into());
+        }
+        for &id in &self.eval_description_ids {
+            if id >= self.descriptions.len() {
+                problem(format!("evaluation description {id} of {}", self.descriptions.len()));
+            }
+        }
+        if self.split == TaskSplit::Heldout && self.tier.is_none() {
+            problem("a held-out task without a tier".into());
+        }
+    }
+}
+
+/// Reports the texts that no task can be described with.
+fn check_descriptions(texts: &[String], path: &Path, line: Option<usize>, problems: &mut Problems) {
+    for (index, text) in texts.iter().enumerate() {
+        if let Err(e) = Description::new(text) {
+            problems.add(path, line, &format!("description {index}: {e}"));
+        }
+    }
 }
 
 /// A directory of tasks.
 #[derive(Debug)]
 pub struct TaskPack {
-    /// Tasks, in file order.
+    /// Tasks, in file order; those of other sources by name.
     pub tasks: Vec<Task>,
-    /// Digest of `tasks.json` and of every example file, in task order.
+    /// Of a task pack, the digest of `tasks.json` and of every example file, in task order. Of
+    /// other sources, the digest of name and content of every file that was read, by name.
     pub digest: t2lc_runtime::digest::Digest,
 }
 
@@ -143,47 +231,18 @@ pub struct TaskPackError {
 }
 
 impl TaskPack {
-    /// Reads `dir/tasks.json` and the files it names.
+    /// Reads the tasks that `path` holds; the module says in which forms.
     ///
     /// # Errors
-    /// All problems at once: unreadable files, lines that are not examples, paths that leave the
-    /// directory, description indices out of range, choices that lack the answer.
-    pub fn load(dir: &Path) -> Result<Self, TaskPackError> {
-        #[derive(Deserialize)]
-        struct Index {
-            tasks: Vec<Task>,
-        }
-        let index_path = dir.join("tasks.json");
-        let fail = |what: String| TaskPackError { problems: vec![what] };
-        let bytes = std::fs::read(&index_path)
-            .map_err(|e| fail(format!("{}: {e}", index_path.display())))?;
-        let Index { mut tasks } = serde_json::from_slice(&bytes)
-            .map_err(|e| fail(format!("{}:{}: {e}", index_path.display(), e.line())))?;
-        let mut hasher = t2lc_runtime::digest::Hasher::new();
-        hasher.update(&bytes);
-        let mut problems = Vec::new();
-        for task in &mut tasks {
-            check_task(task, &index_path, &mut problems);
-            let confined =
-                task.file.components().all(|c| matches!(c, std::path::Component::Normal(_)));
-            if !confined {
-                let (index, file) = (index_path.display(), task.file.display());
-                problems
-                    .push(format!("{index}: task `{}`: file `{file}` leaves the pack", task.id));
-                continue;
-            }
-            match std::fs::read_to_string(dir.join(&task.file)) {
-                Ok(text) => {
-                    hasher.update(text.as_bytes());
-                    read_examples(task, &dir.join(&task.file), &text, &mut problems);
-                }
-                Err(e) => problems.push(format!("{}: {e}", dir.join(&task.file).display())),
-            }
-        }
-        if problems.is_empty() {
-            Ok(Self { tasks, digest: hasher.finish() })
-        } else {
-            Err(TaskPackError { problems })
+    /// All problems at once: no tasks, unreadable or too large files, lines that are not examples,
+    /// paths that leave the directory, tasks without a description or with one that cannot be
+    /// used, description indices out of range, choices that lack the answer.
+    pub fn load(path: &Path) -> Result<Self, TaskPackError> {
+        match std::fs::metadata(path) {
+            Err(e) => Err(TaskPackError { problems: vec![format!("{}: {e}", path.display())] }),
+            Ok(found) if !found.is_dir() => collection::load_file(path),
+            Ok(_) if path.join(index::FILE).symlink_metadata().is_ok() => index::load(path),
+            Ok(_) => collection::load(path),
         }
     }
 
@@ -193,68 +252,38 @@ impl TaskPack {
     }
 }
 
-fn check_task(task: &Task, index: &Path, problems: &mut Vec<String>) {
-    let mut problem =
-        |what: String| problems.push(format!("{}: task `{}`: {what}", index.display(), task.id));
-    if task.descriptions.is_empty() {
-        problem("no description".into());
-    }
-    for &id in &task.eval_description_ids {
-        if id >= task.descriptions.len() {
-            problem(format!("evaluation description {id} of {}", task.descriptions.len()));
-        }
-    }
-    if task.split == TaskSplit::Heldout && task.tier.is_none() {
-        problem("a held-out task without a tier".into());
-    }
-}
-
-fn read_examples(task: &mut Task, path: &Path, text: &str, problems: &mut Vec<String>) {
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let mut problem =
-            |what: String| problems.push(format!("{}:{}: {what}", path.display(), number + 1));
-        match serde_json::from_str::<Example>(line) {
-            Err(e) => problem(e.to_string()),
-            Ok(example) if example.input.is_empty() || example.output.is_empty() => {
-                problem("empty input or output".into());
-            }
-            Ok(example) => {
-                let choices = task.choices(&example);
-                if task.metric == Metric::ChoiceAccuracy && !choices.contains(&example.output) {
-                    problem(format!("answer `{}` is not among the choices", example.output));
-                }
-                task.examples.push(example);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::TaskPack;
+    use super::{Metric, Task, TaskPack, TaskSplit};
 
     #[test]
-    fn every_problem_is_reported_with_its_place() {
+    fn a_path_without_tasks_says_what_is_expected() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(
-            dir.path().join("tasks.json"),
-            r#"{"tasks": [
-              {"id": "a", "licence": "MIT", "split": "train", "metric": "exact_match",
-               "descriptions": ["x"], "eval_description_ids": [3], "file": "a.jsonl"},
-              {"id": "b", "licence": "MIT", "split": "heldout", "metric": "choice_accuracy",
-               "descriptions": [], "labels": ["yes", "no"], "file": "../b.jsonl"}]}"#,
-        )
-        .unwrap();
-        std::fs::write(
-            dir.path().join("a.jsonl"),
-            "{\"split\":\"train\",\"input\":\"i\",\"output\":\"o\"}\nnot json\n",
-        )
-        .unwrap();
-        let problems = TaskPack::load(dir.path()).unwrap_err().problems.join("\n");
-        for expected in
-            ["evaluation description 3", "a.jsonl:2:", "leaves the pack", "without a tier"]
-        {
-            assert!(problems.contains(expected), "{expected:?} not in:\n{problems}");
+        let missing = TaskPack::load(&dir.path().join("missing")).unwrap_err();
+        assert!(missing.to_string().contains("missing: "), "{missing}");
+        let empty = TaskPack::load(dir.path()).unwrap_err().to_string();
+        for expected in ["tasks.json", "task<number>_<name>.json", "<task>.jsonl"] {
+            assert!(empty.contains(expected), "{expected:?} not in:\n{empty}");
         }
+        let other = dir.path().join("tasks.csv");
+        std::fs::write(&other, "a,b\n").unwrap();
+        let other = TaskPack::load(&other).unwrap_err().to_string();
+        assert!(other.contains("tasks.csv: no tasks"), "{other}");
+    }
+
+    #[test]
+    fn the_index_decides_over_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tasks.json"), r#"{"tasks": []}"#).unwrap();
+        std::fs::write(dir.path().join("stray.jsonl"), "not json\n").unwrap();
+        assert!(TaskPack::load(dir.path()).unwrap().tasks.is_empty());
+    }
+
+    #[test]
+    fn a_task_made_by_hand_is_for_training() {
+        let task = Task::new("say", "MIT", Metric::RougeL, vec!["say more".into()], Vec::new());
+        assert_eq!(task.split, TaskSplit::Train);
+        assert_eq!(task.evaluation_description(), Some("say more"));
+        assert_eq!(task.training_descriptions().count(), 1);
     }
 }

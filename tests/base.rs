@@ -56,7 +56,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn chat() -> Chat {
-    Chat::from_gguf(&parts::base_gguf()).expect("the base has a tokenizer and a template")
+    Chat::open(&parts::base_gguf()).expect("the base has a tokenizer and a template")
 }
 
 #[test]

@@ -55,7 +55,7 @@ static COMPILER: LazyLock<Compiler> = LazyLock::new(|| {
 
 /// A user message as the chat template puts it.
 static PROMPT: LazyLock<Vec<u32>> = LazyLock::new(|| {
-    let chat = Chat::from_gguf(&parts::base_gguf()).expect("the base has a chat template");
+    let chat = Chat::open(&parts::base_gguf()).expect("the base has a chat template");
     chat.prompt("The weather was fine, but the hotel was not.").expect("a plain message")
 });
 

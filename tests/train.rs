@@ -9,9 +9,16 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
-use t2lc::train::{TrainOptions, TrainPaths, train};
+use t2lc::train::batch::BatchOptions;
+use t2lc::train::data::{ConditionKind, DataOptions};
+use t2lc::train::optimizer::Schedule;
+use t2lc::train::reconstruct::{ReconstructionOptions, ReconstructionSpace};
+use t2lc::train::run::RunOptions;
+use t2lc::train::sft::StepSettings;
+use t2lc::train::{AdapterOptions, NetworkOptions, TrainOptions, TrainPaths, train};
 use t2lc_export::checkpoint::{Checkpoint, Variant};
 
 /// A pack of two training tasks and a held-out one, cut from the real pack.
@@ -35,28 +42,54 @@ fn small_pack(dir: &Path) -> PathBuf {
 
 fn options() -> TrainOptions {
     TrainOptions {
-        variant: Variant::L,
-        rank: 4,
-        alpha: 8.0,
-        rslora: false,
-        modules: vec!["q_proj".into(), "v_proj".into()],
-        latent_size: 32,
-        head_in_size: 16,
+        condition: ConditionKind::Description,
+        network: NetworkOptions {
+            variant: Variant::L,
+            adapter: AdapterOptions {
+                rank: 4,
+                alpha: 8.0,
+                rslora: false,
+                modules: vec!["q_proj".into(), "v_proj".into()],
+            },
+            latent_size: 32,
+            head_in_size: 16,
+        },
+        data: DataOptions { max_tokens: 96, descriptions: 0, described: false },
+        batch: BatchOptions { tasks_per_batch: 2, row_tokens: 60, max_examples: 3 },
+        loss: StepSettings {
+            label_smoothing: 0.1,
+            adapter_decay: 1e-3,
+            neftune_alpha: 5.0,
+            lora_dropout: 0.05,
+        },
+        reconstruction: ReconstructionOptions {
+            space: ReconstructionSpace::ZScores,
+            tasks_per_step: 0,
+            descriptions_per_task: 1,
+            no_dropout: false,
+        },
+        run: run_options(),
+    }
+}
+
+fn run_options() -> RunOptions {
+    RunOptions {
         steps: 4,
-        tasks_per_batch: 2,
-        row_tokens: 60,
-        max_examples: 3,
-        max_tokens: 96,
+        accumulate: 1,
         learning_rate: 1e-3,
         warmup_steps: 1,
+        schedule: Schedule::Linear,
         weight_decay: 1e-2,
         clip_norm: 1.0,
-        label_smoothing: 0.1,
-        adapter_decay: 1e-3,
         seed: 7,
         checkpoint_every: 2,
         validate_every: 4,
+        patience: 0,
     }
+}
+
+fn running() -> AtomicBool {
+    AtomicBool::new(false)
 }
 
 #[test]
@@ -66,10 +99,12 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
         base: support::parts::base_gguf(),
         encoder: support::parts::encoder_dir(),
         pack: dir.path().join("pack"),
+        warm_start: None,
+        library: None,
         run: dir.path().join(run),
     };
     small_pack(dir.path());
-    let whole = train(&paths("whole"), &options(), false).unwrap();
+    let whole = train(&paths("whole"), &options(), false, &running()).unwrap().last;
     assert!(whole.ends_with("step-000004"), "{}", whole.display());
 
     // The interrupted run loses everything after its checkpoint at step 2.
@@ -81,9 +116,9 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
     }
-    let refused = train(&interrupted, &options(), false).unwrap_err().to_string();
+    let refused = train(&interrupted, &options(), false, &running()).unwrap_err().to_string();
     assert!(refused.contains("--resume"), "{refused}");
-    let resumed = train(&interrupted, &options(), true).unwrap();
+    let resumed = train(&interrupted, &options(), true, &running()).unwrap().last;
     for file in ["hypernet.safetensors", "optimizer.safetensors", "config.json", "state.json"] {
         let same = fs::read(whole.join(file)).unwrap() == fs::read(resumed.join(file)).unwrap();
         assert!(same, "{file} differs after resuming");
@@ -101,7 +136,7 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
     assert_eq!(checkpoint.config.base.layers, 30);
     assert_eq!(checkpoint.config.base.modules[0].permute_heads, Some(9));
 
-    let other = TrainOptions { seed: 8, ..options() };
-    let refused = train(&paths("whole"), &other, true).unwrap_err().to_string();
+    let other = TrainOptions { run: RunOptions { seed: 8, ..run_options() }, ..options() };
+    let refused = train(&paths("whole"), &other, true, &running()).unwrap_err().to_string();
     assert!(refused.contains("other options"), "{refused}");
 }

@@ -10,7 +10,9 @@
 //! the tensor file, and never sorted. The same checkpoint always gives the same bytes.
 //!
 //! A [`Checkpoint`] that was loaded or made by [`Checkpoint::from_tensors`] has exactly the tensors
-//! of [`HypernetConfig::expected_tensors`], all finite.
+//! of [`HypernetConfig::expected_tensors`], all finite; and, if it generates z-scores of adapters,
+//! those of [`HypernetConfig::statistic_tensors`]: a matrix is then what the head gives times
+//! (deviation + [`DEVIATION_EPSILON`]) plus mean.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -24,7 +26,9 @@ use serde::Deserialize;
 mod config;
 mod error;
 
-pub use config::{HypernetConfig, SCHEMA, Variant};
+pub use config::{
+    DEVIATION_EPSILON, DEVIATION_PREFIX, HypernetConfig, MEAN_PREFIX, SCHEMA, Variant,
+};
 pub use error::{CheckpointError, ShapeMismatch};
 
 use config::checked_elements;
@@ -97,7 +101,8 @@ impl Checkpoint {
     /// Makes a checkpoint from weights, for example the trainer's.
     ///
     /// `mixer.0` and `mixer.3` are renamed to `mixer.1` and `mixer.4`. Missing `AB_offset` tensors
-    /// become zeros, and so do the heads' biases if no head has one.
+    /// become zeros, and so do the heads' biases if no head has one. Mean and deviation of targets
+    /// are dropped if they are all zero, which is how the reference says that there are none.
     ///
     /// # Errors
     /// An unusable configuration; [`CheckpointError::Layout`] with all missing, unexpected and
@@ -109,6 +114,15 @@ impl Checkpoint {
         config.validate()?;
         let mut tensors = without_aliases(tensors);
         check_layout(&config, shapes(&tensors))?;
+        let statistics = config.statistic_tensors();
+        let is_zero = |name: &String| {
+            tensors.get(name).is_none_or(|tensor| tensor.values.iter().all(|value| *value == 0.0))
+        };
+        if statistics.iter().all(|(name, _)| is_zero(name)) {
+            for (name, _) in &statistics {
+                tensors.remove(name);
+            }
+        }
         for (name, shape) in config.expected_tensors() {
             tensors.entry(name).or_insert_with(|| {
                 let values = vec![0.0; shape.iter().product()];
@@ -259,7 +273,11 @@ fn check_layout<'a>(
     let any_head_bias = found.keys().any(|name| is_head_bias(name));
     let mut missing = Vec::new();
     let mut wrong_shape = Vec::new();
-    for (name, expected) in config.expected_tensors() {
+    let mut statistics = config.statistic_tensors();
+    if !statistics.iter().any(|(name, _)| found.contains_key(name.as_str())) {
+        statistics.clear();
+    }
+    for (name, expected) in config.expected_tensors().into_iter().chain(statistics) {
         match found.remove(name.as_str()) {
             Some(got) if got == expected => {}
             Some(got) => wrong_shape.push(ShapeMismatch { name, expected, got: got.to_vec() }),

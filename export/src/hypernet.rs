@@ -9,10 +9,11 @@
 //! `l` of module `m`. What does not depend on the input is computed here, in f64, and stored as
 //! constants: the depth and type encodings' part of the first mixer layer, the normalized output
 //! embeddings (variants M and S) and the rank vectors (variant S). An `AB_offset` that is all zero
-//! is left out. The task encoder stays f32, the other linear weights have the type asked for.
+//! is left out; mean and deviation of targets are applied where the checkpoint has them. The task
+//! encoder stays f32, the other linear weights have the type asked for.
 
 use crate::check::{MAX_MODEL_BYTES, check_model};
-use crate::checkpoint::{Checkpoint, Variant};
+use crate::checkpoint::{Checkpoint, DEVIATION_EPSILON, DEVIATION_PREFIX, MEAN_PREFIX, Variant};
 use crate::error::ExportError;
 use crate::graph::{Dim, ElementType, GraphBuilder, Value, signed};
 use crate::weights::{Matrix, WeightType, store_linear};
@@ -153,7 +154,8 @@ impl<'a> Hypernet<'a> {
         self.graph.reshape(x, &[0, layers, rank, signed("Reshape", columns)?])
     }
 
-    /// Transposes B, adds the offsets and lists both as outputs of `module`.
+    /// Transposes B, applies the targets' statistics and the offsets, and lists both as outputs of
+    /// `module`.
     fn emit(
         &mut self,
         outputs: &mut Vec<(String, Value)>,
@@ -161,12 +163,30 @@ impl<'a> Hypernet<'a> {
         a: Value,
         b: Value,
     ) -> Result<(), ExportError> {
+        let a = self.statistics(a, &format!("A.{module}"))?;
         let a = self.offset(a, &format!("AB_offset.A.{module}"))?;
         let b = self.graph.transpose(b, &[0, 1, 3, 2])?;
+        let b = self.statistics(b, &format!("B.{module}"))?;
         let b = self.offset(b, &format!("AB_offset.B.{module}"))?;
         outputs.push((format!("{module}.lora_a"), a));
         outputs.push((format!("{module}.lora_b"), b));
         Ok(())
+    }
+
+    /// z-scores to matrices: `x · (deviation + ε) + mean`, where the checkpoint has them.
+    fn statistics(&mut self, x: Value, matrix: &str) -> Result<Value, ExportError> {
+        let name = format!("{DEVIATION_PREFIX}.{matrix}");
+        let Some(deviation) = self.checkpoint.tensors.get(&name) else { return Ok(x) };
+        let mut shape = vec![1];
+        shape.extend(&deviation.shape);
+        let factors: Vec<f32> =
+            deviation.values.iter().map(|value| value + DEVIATION_EPSILON).collect();
+        let factors = self.graph.initializer_f32(&format!("{name}.constant"), &shape, &factors)?;
+        let x = self.graph.mul(x, factors)?;
+        let name = format!("{MEAN_PREFIX}.{matrix}");
+        let mean = self.checkpoint.tensor(&name)?;
+        let mean = self.graph.initializer_f32(&name, &shape, &mean.values)?;
+        self.graph.add(x, mean)
     }
 
     fn offset(&mut self, x: Value, name: &str) -> Result<Value, ExportError> {

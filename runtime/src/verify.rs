@@ -1,5 +1,8 @@
 //! Is an adapter file sound, and does it fit a base? Stricter than llama.cpp's loader, which
 //! checks names and shapes only and aborts or crashes on some files it accepts.
+//!
+//! The keys that say where an adapter comes from are not demanded: one that no bundle made has no
+//! bundle to name. Which of them a file lacks is reported among what was checked.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +12,15 @@ use crate::gguf::{Gguf, Value};
 use crate::quantize::{Quantization, dequantize};
 use crate::write::tensors_digest;
 
+/// Keys that say how an adapter was compiled; files of other programs and plain adapters lack them.
+const ORIGIN_KEYS: [&str; 3] = ["t2lc.recipe", "t2lc.bundle", "t2lc.backend"];
+
 /// What was found; sound if there are no problems.
 #[derive(Debug, Clone, Default)]
 pub struct Verification {
     /// What is wrong, in words, most telling first.
     pub problems: Vec<String>,
-    /// What was checked and holds.
+    /// What was checked and holds; then, if any, the keys on its origin that the file lacks.
     pub checked: Vec<String>,
 }
 
@@ -61,6 +67,11 @@ pub fn verify_adapter(adapter: &Gguf<'_>) -> Verification {
         found.expect(recorded == got, "t2lc.tensors.sha256", || {
             format!("the tensors are {got}, the file says {recorded}")
         });
+    }
+    let absent: Vec<&str> =
+        ORIGIN_KEYS.into_iter().filter(|key| adapter.get(key).is_none()).collect();
+    if !absent.is_empty() {
+        found.checked.push(format!("absent: {}", absent.join(", ")));
     }
     found
 }

@@ -1,59 +1,57 @@
-//! The frozen base model: a Llama-family decoder read from its GGUF file, computed in f32.
+//! The frozen base model: one decoder for every family of [`super::family`], computed in f32.
 //!
 //! Input: a [`PackedBatch`] and, per row, an adapter. Output: the final hidden states
 //! `[tokens, hidden]` after the last norm; [`Decoder::logits`] turns those that are needed into
-//! logits. Gradients flow to the adapters only.
+//! logits. Gradients flow to the adapters only, and nothing below the first adapted module is
+//! recorded for them.
 //!
-//! llama.cpp stores the rows of `attn_q` and `attn_k` interleaved for its rotary layout; they are
-//! put back into the Hugging Face order on loading, so that adapters are trained in that order.
+//! Families differ in data: a weight that a family lacks is `None`, a constant that it does not
+//! use is left out of its [`DecoderConfig`]. A layer is `x + attention(norm(x))`, then
+//! `x + feed_forward(norm(x))`; with post norms each addend is normalized once more.
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
-use candle_core::quantized::gguf_file::Content;
+use anyhow::{Result, anyhow};
 use candle_core::{Device, Tensor};
-use t2lc_runtime::base::{BaseModel, TargetModule};
 
-use super::adapter::LoraBatch;
-use super::fused::{RotaryTable, frozen_linear, masked_softmax, rms_norm, rope, swiglu};
+use super::adapter::Delta;
+use super::family::{Activation, DecoderConfig};
+use super::fused::{RotaryTable, frozen_linear, geglu, masked_softmax, rms_norm, rope, swiglu};
 use super::packed::PackedBatch;
+use super::source::{Part, Source};
 
-/// Sizes of the decoder.
-#[derive(Debug, Clone)]
-pub struct DecoderConfig {
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Width of one head.
-    pub head_size: usize,
-    /// Frequency base of the rotary embedding.
-    pub rope_base: f32,
-    /// Epsilon of the norms.
-    pub norm_eps: f32,
+/// A linear map of the base.
+#[derive(Debug)]
+struct Linear {
+    /// Name that adapters know it by.
+    module: &'static str,
+    /// `[out, in]`
+    weight: Tensor,
+    /// `[out]`
+    bias: Option<Tensor>,
 }
 
 #[derive(Debug)]
 struct Layer {
     attention_norm: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    query_key_norms: Option<(Tensor, Tensor)>,
+    output: Linear,
+    post_attention_norm: Option<Tensor>,
     feed_forward_norm: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    post_feed_forward_norm: Option<Tensor>,
 }
 
 /// The frozen base model.
 #[derive(Debug)]
 pub struct Decoder {
-    /// Sizes.
+    /// Sizes and constants.
     pub config: DecoderConfig,
     /// Where the weights are.
     pub device: Device,
@@ -71,67 +69,41 @@ pub struct KvCache {
     batches: Vec<PackedBatch>,
 }
 
+/// What the layers of one kind, global or with a window, share in a forward pass.
+struct Scope {
+    /// `[rows, width, keys]` of 0 and 1.
+    mask: Arc<Vec<u8>>,
+    table: RotaryTable,
+}
+
+/// A forward pass on its way through the layers.
+struct Pass<'p> {
+    batch: &'p PackedBatch,
+    adapters: Option<&'p dyn Delta>,
+    global: Scope,
+    local: Option<Scope>,
+}
+
 impl Decoder {
-    /// Reads and dequantizes the weights of a GGUF file of architecture `llama`.
+    /// Reads the weights of a GGUF file or a Hugging Face directory into f32.
     ///
     /// # Errors
-    /// An unreadable file, another architecture, a missing tensor.
-    pub fn from_gguf(path: &Path, device: &Device) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-        let mut reader = BufReader::new(file);
-        let content = Content::read(&mut reader)
-            .with_context(|| format!("`{}` is not a GGUF file", path.display()))?;
-        let architecture =
-            content.metadata.get("general.architecture").context("no architecture")?;
-        let architecture = architecture.to_string()?.clone();
-        ensure!(
-            architecture == "llama",
-            "base architecture `{architecture}` cannot be trained on yet, expected `llama`"
-        );
-        let number = |key: &str| -> Result<usize> {
-            let key = format!("llama.{key}");
-            let value = content.metadata.get(&key).with_context(|| format!("no `{key}`"))?;
-            Ok(value.to_u32()? as usize)
-        };
-        let real = |key: &str| -> Result<f32> {
-            let key = format!("llama.{key}");
-            Ok(content.metadata.get(&key).with_context(|| format!("no `{key}`"))?.to_f32()?)
-        };
-        let (hidden, heads) = (number("embedding_length")?, number("attention.head_count")?);
-        let config = DecoderConfig {
-            hidden,
-            heads,
-            kv_heads: number("attention.head_count_kv")?,
-            head_size: hidden / heads,
-            rope_base: real("rope.freq_base").unwrap_or(10_000.0),
-            norm_eps: real("attention.layer_norm_rms_epsilon")?,
-        };
-        let mut tensor = |name: &str| -> Result<Tensor> {
-            let quantized = content
-                .tensor(&mut reader, name, device)
-                .with_context(|| format!("tensor `{name}`"))?;
-            Ok(quantized.dequantize(device)?)
-        };
-        let layers = (0..number("block_count")?)
-            .map(|i| {
-                let mut part = |name: &str| tensor(&format!("blk.{i}.{name}.weight"));
-                Ok(Layer {
-                    attention_norm: part("attn_norm")?,
-                    q: half_split_rows(&part("attn_q")?, config.heads)?,
-                    k: half_split_rows(&part("attn_k")?, config.kv_heads)?,
-                    v: part("attn_v")?,
-                    o: part("attn_output")?,
-                    feed_forward_norm: part("ffn_norm")?,
-                    gate: part("ffn_gate")?,
-                    up: part("ffn_up")?,
-                    down: part("ffn_down")?,
-                })
-            })
+    /// An unreadable file, an unsupported architecture, a tensor that is missing or of another
+    /// shape than the configuration asks for.
+    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+        let decoder = Source::open(path).and_then(|source| Self::load(source, device));
+        decoder.map_err(|error| anyhow!("cannot read the base `{}`: {error:#}", path.display()))
+    }
+
+    fn load(mut source: Source, device: &Device) -> Result<Self> {
+        let config = source.config().clone();
+        let layers = (0..config.windows.len())
+            .map(|index| Layer::load(&mut source, &config, index, device))
             .collect::<Result<Vec<_>>>()?;
-        let embedding = tensor("token_embd.weight")?;
-        let norm = tensor("output_norm.weight")?;
-        let tied = !content.tensor_infos.contains_key("output.weight");
-        let head = if tied { embedding.clone() } else { tensor("output.weight")? };
+        let embedding = source.weight(Part::Embedding, device)?;
+        let norm = source.weight(Part::OutputNorm, device)?;
+        let head =
+            if config.tied_head { embedding.clone() } else { source.weight(Part::Head, device)? };
         Ok(Self { config, device: device.clone(), embedding, layers, norm, head })
     }
 
@@ -149,44 +121,127 @@ impl Decoder {
     pub fn forward(
         &self,
         batch: &PackedBatch,
-        adapters: Option<&LoraBatch>,
-        mut cache: Option<&mut KvCache>,
+        adapters: Option<&dyn Delta>,
+        cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
-        let earlier = cache.as_ref().map_or(&[][..], |c| &c.batches);
-        let mask = batch.visibility(earlier);
-        let table =
-            RotaryTable::new(&batch.positions, self.config.head_size, self.config.rope_base);
+        self.forward_embedded(self.embed(batch)?, batch, adapters, cache)
+    }
+
+    /// Embeddings `[rows, width, hidden]` of the batch's tokens, as the first layer sees them.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn embed(&self, batch: &PackedBatch) -> Result<Tensor> {
         let ids = Tensor::from_slice(&batch.ids, batch.ids.len(), &self.device)?;
         let shape = (batch.rows, batch.width, self.config.hidden);
-        let mut x = self.embedding.index_select(&ids, 0)?.reshape(shape)?;
+        let x = self.embedding.index_select(&ids, 0)?.reshape(shape)?;
+        if self.config.family.traits().scales_embedding {
+            let scale = (self.config.hidden as f32).sqrt();
+            return Ok((x * f64::from(scale))?);
+        }
+        Ok(x)
+    }
+
+    /// As [`Decoder::forward`], from embeddings `x` that may differ from those of
+    /// [`Decoder::embed`].
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_embedded(
+        &self,
+        mut x: Tensor,
+        batch: &PackedBatch,
+        adapters: Option<&dyn Delta>,
+        mut cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
+        let earlier = cache.as_ref().map_or(&[][..], |cache| &cache.batches);
+        let (global, local) = self.scopes(batch, earlier);
+        let pass = Pass { batch, adapters, global, local };
         for (index, layer) in self.layers.iter().enumerate() {
-            let map = |module: &str, weight: &Tensor, x: &Tensor| -> Result<Tensor> {
-                let y = frozen_linear(x, weight)?;
-                match adapters.map(|a| a.delta(index, module, x)).transpose()?.flatten() {
-                    Some(delta) => Ok((y + delta)?),
-                    None => Ok(y),
-                }
-            };
-            let eps = self.config.norm_eps;
-            let normed = rms_norm(&x, &layer.attention_norm, eps)?;
-            let q = rope(&map("q_proj", &layer.q, &normed)?, &table, self.config.heads)?;
-            let k = rope(&map("k_proj", &layer.k, &normed)?, &table, self.config.kv_heads)?;
-            let v = map("v_proj", &layer.v, &normed)?;
-            let (mut k, mut v) = (self.split_heads(&k, batch)?, self.split_heads(&v, batch)?);
-            if let Some(cache) = cache.as_deref_mut() {
-                (k, v) = cache.append(index, &k, &v)?;
-            }
-            let attended = self.attend(&q, &k, &v, batch, &mask)?;
-            x = (x + map("o_proj", &layer.o, &attended)?)?;
-            let normed = rms_norm(&x, &layer.feed_forward_norm, eps)?;
-            let gate = map("gate_proj", &layer.gate, &normed)?;
-            let up = map("up_proj", &layer.up, &normed)?;
-            x = (&x + map("down_proj", &layer.down, &swiglu(&gate, &up)?)?)?;
+            x = self.attention(layer, index, &x, &pass, cache.as_deref_mut())?;
+            x = self.feed_forward(layer, index, &x, &pass)?;
         }
         if let Some(cache) = cache {
             cache.batches.push(batch.clone());
         }
         Ok(rms_norm(&x, &self.norm, self.config.norm_eps)?.reshape(((), self.config.hidden))?)
+    }
+
+    /// Masks and angles of the global layers and, if there are any, of those with a window.
+    fn scopes(&self, batch: &PackedBatch, earlier: &[PackedBatch]) -> (Scope, Option<Scope>) {
+        let config = &self.config;
+        let positions = &batch.positions;
+        let table = |frequencies: &[f32]| RotaryTable::with_frequencies(positions, frequencies);
+        let mask = batch.visibility(earlier);
+        // All layers with a window have the same one.
+        let local = config.windows.iter().flatten().next().map(|&window| Scope {
+            mask: if batch.exceeds(window) {
+                batch.visibility_within(earlier, Some(window))
+            } else {
+                Arc::clone(&mask)
+            },
+            table: table(&config.local_frequencies),
+        });
+        (Scope { mask, table: table(&config.global_frequencies) }, local)
+    }
+
+    /// `x + attention(norm(x))`
+    fn attention(
+        &self,
+        layer: &Layer,
+        index: usize,
+        x: &Tensor,
+        pass: &Pass<'_>,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
+        let DecoderConfig { heads, kv_heads, norm_eps, .. } = self.config;
+        let scope = match self.config.windows[index] {
+            Some(_) => pass.local.as_ref().unwrap_or(&pass.global),
+            None => &pass.global,
+        };
+        let normed = rms_norm(x, &layer.attention_norm, norm_eps)?;
+        let mut q = pass.apply(&layer.query, index, &normed)?;
+        let mut k = pass.apply(&layer.key, index, &normed)?;
+        let v = pass.apply(&layer.value, index, &normed)?;
+        if let Some((query_norm, key_norm)) = &layer.query_key_norms {
+            q = self.norm_heads(&q, query_norm, heads)?;
+            k = self.norm_heads(&k, key_norm, kv_heads)?;
+        }
+        let q = rope(&q, &scope.table, heads)?;
+        let k = rope(&k, &scope.table, kv_heads)?;
+        let (mut k, mut v) = (self.split_heads(&k, pass.batch)?, self.split_heads(&v, pass.batch)?);
+        if let Some(cache) = cache {
+            (k, v) = cache.append(index, &k, &v)?;
+        }
+        let attended = self.attend(&q, &k, &v, pass.batch, &scope.mask)?;
+        let y = pass.apply(&layer.output, index, &attended)?;
+        Ok(match &layer.post_attention_norm {
+            Some(norm) => (x + rms_norm(&y, norm, norm_eps)?)?,
+            None => (x + y)?,
+        })
+    }
+
+    /// `x + feed_forward(norm(x))`
+    fn feed_forward(
+        &self,
+        layer: &Layer,
+        index: usize,
+        x: &Tensor,
+        pass: &Pass<'_>,
+    ) -> Result<Tensor> {
+        let eps = self.config.norm_eps;
+        let normed = rms_norm(x, &layer.feed_forward_norm, eps)?;
+        let gate = pass.apply(&layer.gate, index, &normed)?;
+        let up = pass.apply(&layer.up, index, &normed)?;
+        let gated = match self.config.family.traits().activation {
+            Activation::Silu => swiglu(&gate, &up)?,
+            Activation::GeluTanh => geglu(&gate, &up)?,
+        };
+        let y = pass.apply(&layer.down, index, &gated)?;
+        Ok(match &layer.post_feed_forward_norm {
+            Some(norm) => (x + rms_norm(&y, norm, eps)?)?,
+            None => (x + y)?,
+        })
     }
 
     /// Logits `[n, vocabulary]` of the hidden states at `tokens`, indices into `rows · width`.
@@ -195,7 +250,18 @@ impl Decoder {
     /// An index out of range.
     pub fn logits(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Tensor> {
         let tokens = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
-        Ok(frozen_linear(&hidden.index_select(&tokens, 0)?, &self.head)?)
+        let logits = frozen_linear(&hidden.index_select(&tokens, 0)?, &self.head)?;
+        match self.config.logit_soft_cap {
+            Some(cap) => soft_cap(&logits, 1.0, cap),
+            None => Ok(logits),
+        }
+    }
+
+    /// Normalizes each head of `x [rows, width, heads · head_size]`.
+    fn norm_heads(&self, x: &Tensor, weight: &Tensor, heads: usize) -> Result<Tensor> {
+        let (rows, width, all) = x.dims3()?;
+        let split = x.reshape((rows, width, heads, self.config.head_size))?;
+        Ok(rms_norm(&split, weight, self.config.norm_eps)?.reshape((rows, width, all))?)
     }
 
     /// `[rows, width, kv_heads · head_size]` → `[rows, kv_heads, width, head_size]`.
@@ -213,7 +279,7 @@ impl Decoder {
         k: &Tensor,
         v: &Tensor,
         batch: &PackedBatch,
-        mask: &std::sync::Arc<Vec<u8>>,
+        mask: &Arc<Vec<u8>>,
     ) -> Result<Tensor> {
         let DecoderConfig { heads, kv_heads, head_size, .. } = self.config;
         let (rows, width, group) = (batch.rows, batch.width, heads / kv_heads);
@@ -223,7 +289,11 @@ impl Decoder {
             .contiguous()?
             .reshape((rows, kv_heads, group * width, head_size))?;
         let scores = q.matmul(&k.t()?)?;
-        let weights = masked_softmax(&scores, mask, width, (head_size as f32).sqrt().recip())?;
+        let scale = self.config.attention_scale;
+        let weights = match self.config.attention_soft_cap {
+            Some(cap) => masked_softmax(&soft_cap(&scores, scale, cap)?, mask, width, 1.0)?,
+            None => masked_softmax(&scores, mask, width, scale)?,
+        };
         let mixed = weights
             .matmul(v)?
             .reshape((rows, kv_heads, group, width, head_size))?
@@ -248,60 +318,69 @@ impl KvCache {
     }
 }
 
-/// Interleaved rows `(x₁⁰, x₂⁰, x₁¹, x₂¹, …)` of each head → halves `(x₁…, x₂…)`.
-fn half_split_rows(weight: &Tensor, heads: usize) -> Result<Tensor> {
-    let (rows, columns) = weight.dims2()?;
-    ensure!(rows % (2 * heads) == 0, "{rows} rows do not split into {heads} heads of even size");
-    let split = weight.reshape((heads, rows / heads / 2, 2, columns))?;
-    Ok(split.transpose(1, 2)?.contiguous()?.reshape((rows, columns))?)
+impl Layer {
+    fn load(
+        source: &mut Source,
+        config: &DecoderConfig,
+        index: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let traits = config.family.traits();
+        let mut linear = |module, part, biased: bool| -> Result<Linear> {
+            let weight = source.weight(part, device)?;
+            let bias = biased.then(|| source.bias(part, device)).transpose()?;
+            Ok(Linear { module, weight, bias })
+        };
+        let biased = config.query_key_value_bias;
+        let query = linear("q_proj", Part::Query(index), biased)?;
+        let key = linear("k_proj", Part::Key(index), biased)?;
+        let value = linear("v_proj", Part::Value(index), biased)?;
+        let output = linear("o_proj", Part::Output(index), config.output_bias)?;
+        let gate = linear("gate_proj", Part::Gate(index), false)?;
+        let up = linear("up_proj", Part::Up(index), false)?;
+        let down = linear("down_proj", Part::Down(index), false)?;
+        let mut norm = |part| source.weight(part, device);
+        let query_key_norms = if traits.query_key_norms {
+            Some((norm(Part::QueryNorm(index))?, norm(Part::KeyNorm(index))?))
+        } else {
+            None
+        };
+        let mut post = |part| traits.post_norms.then(|| norm(part)).transpose();
+        let post_attention_norm = post(Part::PostAttentionNorm(index))?;
+        let post_feed_forward_norm = post(Part::PostFeedForwardNorm(index))?;
+        Ok(Self {
+            attention_norm: norm(Part::AttentionNorm(index))?,
+            query,
+            key,
+            value,
+            query_key_norms,
+            output,
+            post_attention_norm,
+            feed_forward_norm: norm(Part::FeedForwardNorm(index))?,
+            gate,
+            up,
+            down,
+            post_feed_forward_norm,
+        })
+    }
 }
 
-/// Describes the base in a GGUF file: names and shapes of the `modules`, in the given order.
-///
-/// # Errors
-/// A file that is not a readable base model, or that lacks a target module.
-pub fn describe_base(path: &Path, modules: &[String]) -> Result<BaseModel> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let gguf = t2lc_runtime::gguf::Gguf::parse(&bytes)
-        .with_context(|| format!("`{}` is not a usable GGUF file", path.display()))?;
-    let text = |key: &str| gguf.get(key).and_then(|v| v.as_str()).map(str::to_owned);
-    let architecture = text("general.architecture").context("no `general.architecture`")?;
-    let number = |key: &str| {
-        let key = format!("{architecture}.{key}");
-        let value = gguf.get(&key).and_then(t2lc_runtime::gguf::Value::as_u64);
-        value.and_then(|v| usize::try_from(v).ok()).with_context(|| format!("no `{key}`"))
-    };
-    let heads = number("attention.head_count")?;
-    let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
-    let targets = modules.iter().map(|name| {
-        let mut module = TargetModule {
-            name: name.clone(),
-            in_features: 0,
-            out_features: 0,
-            permute_heads: match (architecture.as_str(), name.as_str()) {
-                ("llama", "q_proj") => Some(heads),
-                ("llama", "k_proj") => Some(kv_heads),
-                _ => None,
-            },
-        };
-        let tensor = module.gguf_name(0).with_context(|| format!("unknown module `{name}`"))?;
-        let info = gguf.tensor(&tensor).with_context(|| format!("the base has no `{tensor}`"))?;
-        let [inputs, outputs] = info.dimensions[..] else {
-            bail!("`{tensor}` has {} dimensions, expected 2", info.dimensions.len());
-        };
-        module.in_features = usize::try_from(inputs)?;
-        module.out_features = usize::try_from(outputs)?;
-        Ok(module)
-    });
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    // `SmolLM2-135M-Instruct.Q4_1` and its other quantizations are one base.
-    let name = stem.split_once('.').map_or(stem.as_str(), |(name, _)| name).to_owned();
-    Ok(BaseModel {
-        name,
-        layers: number("block_count")?,
-        tied_head: gguf.tensor("output.weight").is_none(),
-        fingerprint: t2lc_runtime::fingerprint::base_fingerprint(&gguf)?.to_string(),
-        modules: targets.collect::<Result<_>>()?,
-        architecture,
-    })
+impl Pass<'_> {
+    /// A linear map of a layer with what the adapters add to it.
+    fn apply(&self, linear: &Linear, layer: usize, x: &Tensor) -> Result<Tensor> {
+        let mut y = frozen_linear(x, &linear.weight)?;
+        if let Some(bias) = &linear.bias {
+            y = y.broadcast_add(bias)?;
+        }
+        let delta = self.adapters.map(|adapters| adapters.delta(layer, linear.module, x));
+        match delta.transpose()?.flatten() {
+            Some(delta) => Ok((y + delta)?),
+            None => Ok(y),
+        }
+    }
+}
+
+/// `cap · tanh(scale · x / cap)`
+fn soft_cap(x: &Tensor, scale: f32, cap: f32) -> Result<Tensor> {
+    Ok(((x * f64::from(scale / cap))?.tanh()? * f64::from(cap))?)
 }

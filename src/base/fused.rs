@@ -9,6 +9,7 @@
 //! All tensors are f32 and contiguous after [`candle_core::Tensor::contiguous`].
 
 mod cross_entropy;
+mod geglu;
 mod linear;
 mod rms_norm;
 mod rope;
@@ -16,6 +17,7 @@ mod softmax;
 mod swiglu;
 
 pub use cross_entropy::cross_entropy;
+pub use geglu::geglu;
 pub use linear::frozen_linear;
 pub use rms_norm::rms_norm;
 pub use rope::{RotaryTable, rope};

@@ -64,7 +64,7 @@ pub fn load_gguf_adapter(bytes: &[u8], base: &BaseModel, device: &Device) -> Res
         anyhow::bail!("the adapter has the tensor `{}`, which no module takes", unknown.name);
     }
     let rank = rank.context("the base has no layers or no target modules")?;
-    Ok(LoraBatch { pairs, scale: scale(&gguf, rank)? })
+    Ok(LoraBatch::new(pairs, scale(&gguf, rank)?))
 }
 
 /// `alpha / rank`, or 1 without alpha.

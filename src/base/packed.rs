@@ -85,6 +85,18 @@ impl PackedBatch {
     /// Who sees whom: `[rows, width, keys]` of 0 and 1, where the keys are those of `earlier`
     /// batches (a cache, oldest first) followed by the batch's own.
     pub fn visibility(&self, earlier: &[PackedBatch]) -> Arc<Vec<u8>> {
+        self.visibility_within(earlier, None)
+    }
+
+    /// As [`PackedBatch::visibility`], where a token sees the last `window` positions only, its
+    /// own included.
+    pub fn visibility_within(
+        &self,
+        earlier: &[PackedBatch],
+        window: Option<usize>,
+    ) -> Arc<Vec<u8>> {
+        // A window longer than any position hides nothing.
+        let window = window.and_then(|window| u32::try_from(window).ok()).unwrap_or(u32::MAX);
         let keys: usize = earlier.iter().map(|b| b.width).sum::<usize>() + self.width;
         let mut mask = Vec::with_capacity(self.rows * self.width * keys);
         for row in 0..self.rows {
@@ -94,12 +106,19 @@ impl PackedBatch {
                     mask.extend((0..batch.width).map(|key| {
                         let (of, at) = batch.at(row, key);
                         let same = of == 0 || of == segment;
-                        u8::from(same && segment != PADDING && of != PADDING && at <= position)
+                        let near = at <= position && position - at < window;
+                        u8::from(same && segment != PADDING && of != PADDING && near)
                     }));
                 }
             }
         }
         Arc::new(mask)
+    }
+
+    /// Whether a window of so many positions hides anything from the batch's tokens.
+    pub fn exceeds(&self, window: usize) -> bool {
+        let last = self.positions.iter().max().copied().unwrap_or(0);
+        usize::try_from(last).is_ok_and(|last| last >= window)
     }
 
     /// Segment and position of a token.
@@ -157,6 +176,24 @@ mod tests {
         next.extend(&[6], 2, 2);
         let next = PackedBatch::new(&[next]);
         assert_eq!(*next.visibility(&[cache]), [[1, 1, 0, 1, 0], [1, 0, 1, 0, 1]].concat());
+    }
+
+    #[test]
+    fn a_window_counts_positions_not_places() {
+        let mut row = PackedRow::with_prefix(&[7, 8]);
+        row.extend(&[9], 1, 2);
+        row.extend(&[10, 11], 2, 2);
+        let batch = PackedBatch::new(&[row]);
+        let expected = [
+            [1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [0, 1, 1, 0, 0], // position 2: no longer sees position 0
+            [0, 1, 0, 1, 0], // position 2 of the other segment
+            [0, 0, 0, 1, 1], // position 3
+        ];
+        assert_eq!(*batch.visibility_within(&[], Some(2)), expected.concat());
+        assert!(batch.exceeds(3) && !batch.exceeds(4));
+        assert_eq!(batch.visibility_within(&[], Some(4)), batch.visibility(&[]));
     }
 
     #[test]

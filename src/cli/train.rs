@@ -1,21 +1,89 @@
 //! `t2lc train`: task pack → checkpoint.
 
-use t2lc::train::{TrainPaths, train};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use t2lc::train::run::{Finished, METRICS_FILE};
+use t2lc::train::{TrainPaths, plot, train};
 
 use super::TrainArgs;
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome};
 use super::output::{print_text, say};
 
-/// Runs the verb; prints the directory of the final checkpoint.
+/// Runs the verb; prints the directory of the best checkpoint, one line per seed.
 pub(crate) fn run(args: &TrainArgs, quiet: bool) -> Outcome {
-    let paths = TrainPaths {
-        base: args.base.clone(),
-        encoder: args.encoder.clone(),
-        pack: args.pack.clone(),
-        run: args.output.clone(),
-    };
-    let checkpoint = train(&paths, &args.options, args.resume)?;
-    say(quiet, &format!("trained {} steps", args.options.steps));
-    print_text(&format!("{}\n", checkpoint.display()))?;
+    let stop = stop_on_interrupt()?;
+    for seed in if args.seeds.is_empty() { vec![None] } else { seeds(args) } {
+        let mut options = args.options.clone();
+        let run = match seed {
+            Some(seed) => {
+                options.run.seed = seed;
+                args.output.join(format!("seed-{seed}"))
+            }
+            None => args.output.clone(),
+        };
+        let paths = TrainPaths {
+            base: args.base.clone(),
+            encoder: args.encoder.clone(),
+            pack: args.pack.clone(),
+            warm_start: args.warm_start.clone(),
+            library: args.reconstruct.clone(),
+            run: run.clone(),
+        };
+        let finished = train(&paths, &options, args.resume, &stop)?;
+        report(&finished, quiet)?;
+        if let Some(path) = &args.plot {
+            write_plot(&run, &numbered(path, seed))?;
+        }
+        if finished.interrupted {
+            break;
+        }
+    }
     Ok(())
+}
+
+fn seeds(args: &TrainArgs) -> Vec<Option<u64>> {
+    args.seeds.iter().copied().map(Some).collect()
+}
+
+fn report(finished: &Finished, quiet: bool) -> Outcome {
+    let Finished { last, best, steps, interrupted } = finished;
+    if *interrupted {
+        say(quiet, &format!("stopped after step {steps}; continue with --resume"));
+    } else {
+        say(quiet, &format!("trained {steps} steps; the last checkpoint is {}", last.display()));
+    }
+    print_text(&format!("{}\n", best.as_ref().unwrap_or(last).display()))?;
+    Ok(())
+}
+
+fn write_plot(run: &Path, path: &Path) -> Outcome {
+    let svg = plot::plot(&run.join(METRICS_FILE))?;
+    std::fs::write(path, svg)
+        .with_context(|| format!("cannot write `{}`", path.display()))
+        .map_err(|e| Failure::environment("train.plot", e))
+}
+
+/// `plot.svg` → `plot-7.svg` for seed 7.
+fn numbered(path: &Path, seed: Option<u64>) -> PathBuf {
+    let Some(seed) = seed else { return path.to_owned() };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy()));
+    path.with_file_name(format!("{stem}-{seed}{}", extension.unwrap_or_default()))
+}
+
+/// Set by the first ctrl-C; the second ends the program as usual.
+pub(crate) fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        say(false, "finishing the step; ctrl-C again ends at once");
+    })
+    .map_err(|e| Failure::environment("train.signal", e))?;
+    Ok(stop)
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-use crate::base::adapter::{LoraBatch, LoraPair};
+use crate::base::adapter::Delta;
 use crate::base::decoder::Decoder;
 use crate::base::fused::cross_entropy;
 use crate::base::packed::{PackedBatch, PackedRow};
@@ -60,13 +60,13 @@ impl ChoiceRow {
 }
 
 /// Log-likelihoods of every choice of every example, in their order. All examples are computed
-/// under the one row of `adapter`, in batches of at most `batch_tokens` where rows are not longer.
+/// under the one `adapter`, in batches of at most `batch_tokens` where rows are not longer.
 ///
 /// # Errors
 /// An empty prompt, an adapter that does not fit the base, a token outside the vocabulary.
 pub(super) fn log_likelihoods(
     decoder: &Decoder,
-    adapter: Option<&LoraBatch>,
+    adapter: Option<&dyn Delta>,
     prompts: &[Vec<u32>],
     choices: &[Vec<Vec<u32>>],
     batch_tokens: usize,
@@ -78,11 +78,12 @@ pub(super) fn log_likelihoods(
         .collect::<Result<_>>()?;
     let lengths: Vec<usize> = rows.iter().map(|row| row.packed.len()).collect();
     let mut sums: Vec<Vec<f64>> = rows.iter().map(|row| vec![0.0; row.choices]).collect();
+    let adapter = adapter.map(ForAllRows);
+    let adapter = adapter.as_ref().map(|adapter| adapter as &dyn Delta);
     for batch in batches(&lengths, batch_tokens) {
-        let adapter = adapter.map(|adapter| for_rows(adapter, batch.len())).transpose()?;
         let packed: Vec<PackedRow> = batch.iter().map(|&row| rows[row].packed.clone()).collect();
         let packed = PackedBatch::new(&packed);
-        let hidden = decoder.forward(&packed, adapter.as_ref(), None)?;
+        let hidden = decoder.forward(&packed, adapter, None)?;
         let mut places = Vec::new(); // (example, prediction, flat index of the predicting token)
         for (index, &row) in batch.iter().enumerate() {
             for prediction in &rows[row].predictions {
@@ -131,20 +132,16 @@ fn batches(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
     batches
 }
 
-/// The one adapter of a batch of one row, for every one of `rows`.
-fn for_rows(adapter: &LoraBatch, rows: usize) -> Result<LoraBatch> {
-    let repeat = |matrix: &Tensor| -> Result<Tensor> {
-        let (_, rank, width) = matrix.dims3()?;
-        Ok(matrix.broadcast_as((rows, rank, width))?.contiguous()?)
-    };
-    let pair = |pair: &LoraPair| -> Result<LoraPair> {
-        Ok(LoraPair { a: repeat(&pair.a)?, b_transposed: repeat(&pair.b_transposed)? })
-    };
-    let module = |(name, layers): (&String, &Vec<LoraPair>)| -> Result<(String, Vec<LoraPair>)> {
-        Ok((name.clone(), layers.iter().map(pair).collect::<Result<_>>()?))
-    };
-    let pairs = adapter.pairs.iter().map(module).collect::<Result<_>>()?;
-    Ok(LoraBatch { pairs, scale: adapter.scale })
+/// An adapter of one row for all rows of a batch: it sees them laid end to end.
+#[derive(Debug)]
+struct ForAllRows<'a>(&'a dyn Delta);
+
+impl Delta for ForAllRows<'_> {
+    fn delta(&self, layer: usize, module: &str, x: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (rows, tokens, width) = x.dims3()?;
+        let delta = self.0.delta(layer, module, &x.reshape((1, rows * tokens, width))?)?;
+        delta.map(|delta| delta.reshape((rows, tokens, ()))).transpose()
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use candle_core::D;
 
-use crate::base::adapter::LoraBatch;
+use crate::base::adapter::Delta;
 use crate::base::decoder::{Decoder, KvCache};
 use crate::base::packed::{PackedBatch, PackedRow, shared_prefix};
 
@@ -23,7 +23,7 @@ pub(super) struct Greedy<'a> {
     /// The base.
     pub decoder: &'a Decoder,
     /// One row, the same adapter for every prompt.
-    pub adapter: Option<&'a LoraBatch>,
+    pub adapter: Option<&'a dyn Delta>,
     /// The token that ends an answer.
     pub end_of_turn: u32,
     /// Cap on the tokens of an answer, end of turn not counted.

@@ -25,13 +25,18 @@ pub(super) struct TinyModel {
 }
 
 impl TinyModel {
-    /// The same model every time.
+    /// The same model every time; its chat format knows the first message only.
     pub(super) fn new() -> Self {
+        Self::with_template("{{ messages[0].content }}:")
+    }
+
+    /// The same model with another chat template.
+    pub(super) fn with_template(template: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.gguf");
-        std::fs::write(&path, file()).unwrap();
-        let decoder = Decoder::from_gguf(&path, &Device::Cpu).unwrap();
-        Self { decoder, chat: Chat::from_gguf(&path).unwrap() }
+        std::fs::write(&path, file(template)).unwrap();
+        let decoder = Decoder::open(&path, &Device::Cpu).unwrap();
+        Self { decoder, chat: Chat::open(&path).unwrap() }
     }
 }
 
@@ -43,7 +48,7 @@ fn vocabulary() -> Vec<String> {
     tokens
 }
 
-fn file() -> Vec<u8> {
+fn file(template: &str) -> Vec<u8> {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let mut file = GgufWriter::new();
     let strings = |values: Vec<String>| Value::Array(ArrayValue::String(values));
@@ -59,7 +64,7 @@ fn file() -> Vec<u8> {
         ("tokenizer.ggml.tokens", strings(vocabulary())),
         ("tokenizer.ggml.merges", strings(vec!["t h".into()])),
         ("tokenizer.ggml.eos_token_id", Value::U32(0)),
-        ("tokenizer.chat_template", Value::String("{{ messages[0].content }}:".into())),
+        ("tokenizer.chat_template", Value::String(template.into())),
     ];
     for (key, value) in metadata {
         file.metadata(key, value).unwrap();
@@ -105,7 +110,7 @@ pub(super) fn adapter(size: f32) -> LoraBatch {
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     };
     let layers = (0..LAYERS).map(|_| LoraPair { a: matrix(), b_transposed: matrix() }).collect();
-    LoraBatch { pairs: BTreeMap::from([("q_proj".to_owned(), layers)]), scale: 0.5 }
+    LoraBatch::new(BTreeMap::from([("q_proj".to_owned(), layers)]), 0.5)
 }
 
 /// Logits after every token of one sequence that is computed on its own.

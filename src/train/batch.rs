@@ -8,7 +8,10 @@ use anyhow::{Context, Result};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
+use super::data::TaskData;
+use super::embed::DescriptionEncoder;
 use crate::base::chat::Chat;
 use crate::base::packed::{PackedBatch, PackedRow, shared_prefix};
 use crate::taskpack::{Example, ExampleSplit, Task};
@@ -20,18 +23,13 @@ pub struct TokenizedExample {
     pub prompt: Vec<u32>,
     /// The answer and the end of turn.
     pub answer: Vec<u32>,
-}
-
-/// Examples of one task and the embeddings of its descriptions.
-#[derive(Debug, Clone)]
-pub struct TaskData {
-    /// Examples that fit the length limit.
-    pub examples: Vec<TokenizedExample>,
-    /// Description embeddings, `E` values each.
-    pub embeddings: Vec<Vec<f32>>,
+    /// The input as text, for adapters that depend on it.
+    pub input: String,
 }
 
 /// Tokenizes the examples of one split of a task, leaving out those longer than `max_tokens`.
+///
+/// With `descriptions`, example `i` has number `i` of them (in turn) before its input.
 ///
 /// # Errors
 /// Text the tokenizer cannot encode.
@@ -40,14 +38,18 @@ pub fn tokenize(
     split: ExampleSplit,
     chat: &Chat,
     max_tokens: usize,
+    descriptions: &[&str],
 ) -> Result<Vec<TokenizedExample>> {
-    let tokenized = |example: &Example| -> Result<TokenizedExample> {
-        Ok(TokenizedExample {
-            prompt: chat.prompt(&example.input)?,
-            answer: chat.answer(&example.output)?,
-        })
+    let tokenized = |(index, example): (usize, &Example)| -> Result<TokenizedExample> {
+        let described = index.checked_rem(descriptions.len()).map(|i| descriptions[i]);
+        let prompt = match described {
+            Some(description) => chat.prompt(&format!("{description}\n\n{}", example.input))?,
+            None => chat.prompt(&example.input)?,
+        };
+        let answer = chat.answer(&example.output)?;
+        Ok(TokenizedExample { prompt, answer, input: example.input.clone() })
     };
-    let all: Vec<_> = task.examples_of(split).map(tokenized).collect::<Result<_>>()?;
+    let all: Vec<_> = task.examples_of(split).enumerate().map(tokenized).collect::<Result<_>>()?;
     Ok(all.into_iter().filter(|e| e.prompt.len() + e.answer.len() <= max_tokens).collect())
 }
 
@@ -56,8 +58,10 @@ pub fn tokenize(
 pub struct TrainingBatch {
     /// One row per task.
     pub packed: PackedBatch,
-    /// Description embedding of each row.
-    pub embeddings: Vec<Vec<f32>>,
+    /// What the adapter of each row depends on.
+    pub conditions: Vec<Vec<f32>>,
+    /// Name of the task of each row.
+    pub tasks: Vec<String>,
     /// Flat indices of the tokens that predict an answer token.
     pub predict_at: Vec<u32>,
     /// The answer tokens they should predict.
@@ -69,15 +73,15 @@ pub struct TrainingBatch {
 }
 
 impl TrainingBatch {
-    /// Packs one row per task from `(examples, embedding)`.
+    /// Packs one row per entry of `rows`.
     ///
     /// # Errors
-    /// A task without examples.
-    pub fn pack(rows: &[(Vec<&TokenizedExample>, Vec<f32>)]) -> Result<Self> {
+    /// A row without examples.
+    pub fn pack(rows: Vec<Row<'_>>) -> Result<Self> {
         let mut packed = Vec::with_capacity(rows.len());
         let mut places = Vec::new(); // (row, first predicting token, answer, weight)
-        for (index, (examples, _)) in rows.iter().enumerate() {
-            let first = examples.first().context("a task without examples")?;
+        for (index, Row { examples, .. }) in rows.iter().enumerate() {
+            let first = examples.first().context("a row without examples")?;
             let prompts: Vec<&[u32]> = examples.iter().map(|e| e.prompt.as_slice()).collect();
             let shared = shared_prefix(&prompts);
             let mut row = PackedRow::with_prefix(&first.prompt[..shared]);
@@ -101,9 +105,34 @@ impl TrainingBatch {
                 weights.push(weight);
             }
         }
-        let embeddings = rows.iter().map(|(_, embedding)| embedding.clone()).collect();
-        Ok(Self { packed, embeddings, predict_at, targets, weights, tokens })
+        let (conditions, tasks) = rows.into_iter().map(|row| (row.condition, row.task)).unzip();
+        Ok(Self { packed, conditions, tasks, predict_at, targets, weights, tokens })
     }
+}
+
+/// One row of a batch: examples that share an adapter.
+#[derive(Debug, Clone)]
+pub struct Row<'t> {
+    /// Name of the task.
+    pub task: String,
+    /// Examples, at least one.
+    pub examples: Vec<&'t TokenizedExample>,
+    /// What the adapter depends on.
+    pub condition: Vec<f32>,
+}
+
+/// Size of a batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+pub struct BatchOptions {
+    /// Tasks per batch
+    #[arg(long, default_value_t = 12)]
+    pub tasks_per_batch: usize,
+    /// Token budget of one task's examples in a batch
+    #[arg(long, default_value_t = 128)]
+    pub row_tokens: usize,
+    /// Most examples of one task in a batch
+    #[arg(long, default_value_t = 12)]
+    pub max_examples: usize,
 }
 
 /// Draws the batches of a run.
@@ -111,38 +140,37 @@ impl TrainingBatch {
 pub struct Sampler<'a> {
     /// The tasks trained on.
     pub tasks: &'a [TaskData],
-    /// Rows of a batch.
-    pub tasks_per_batch: usize,
-    /// Token budget of a row.
-    pub row_tokens: usize,
-    /// Most examples in a row.
-    pub max_examples: usize,
+    /// Embeds inputs, for tasks whose examples have conditions of their own.
+    pub encoder: Option<&'a DescriptionEncoder>,
+    /// Size of a batch.
+    pub options: &'a BatchOptions,
     /// Seed of the run.
     pub seed: u64,
 }
 
 impl Sampler<'_> {
-    /// The random numbers of a step, also for its dropout.
-    pub fn rng(&self, step: usize) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(step as u64 + 1);
-        rng
-    }
-
-    /// The batch of a step: tasks in a new random order per epoch, a random description and random
+    /// A batch of a run: tasks in a new random order per epoch, a random description and random
     /// examples for each.
     ///
     /// # Errors
     /// A task without examples.
-    pub fn batch(&self, step: usize, rng: &mut ChaCha8Rng) -> Result<TrainingBatch> {
-        let rows: Vec<_> = (0..self.tasks_per_batch)
-            .map(|k| {
-                let task = &self.tasks[self.task_at(step * self.tasks_per_batch + k)];
-                let description = rng.random_range(0..task.embeddings.len());
-                (self.draw_examples(task, rng), task.embeddings[description].clone())
-            })
-            .collect();
-        TrainingBatch::pack(&rows)
+    pub fn batch(&self, number: usize, rng: &mut ChaCha8Rng) -> Result<TrainingBatch> {
+        let count = self.options.tasks_per_batch;
+        let rows = (0..count).map(|k| {
+            let task = &self.tasks[self.task_at(number * count + k)];
+            let kinds = task.conditions.len();
+            let condition = (kinds > 0).then(|| rng.random_range(0..kinds));
+            let mut examples = self.draw_examples(task, rng);
+            let condition = match condition {
+                Some(index) => task.conditions[index].clone(),
+                None => {
+                    examples.truncate(1);
+                    embed_input(self.encoder, &examples)?
+                }
+            };
+            Ok(Row { task: task.id.clone(), examples, condition })
+        });
+        TrainingBatch::pack(rows.collect::<Result<_>>()?)
     }
 
     fn task_at(&self, index: usize) -> usize {
@@ -160,9 +188,21 @@ impl Sampler<'_> {
         rng: &mut ChaCha8Rng,
     ) -> Vec<&'t TokenizedExample> {
         let mut order: Vec<usize> = (0..task.examples.len()).collect();
-        let (drawn, _) = order.partial_shuffle(rng, self.max_examples);
-        fill_row(drawn.iter().map(|&i| &task.examples[i]), self.row_tokens)
+        let (drawn, _) = order.partial_shuffle(rng, self.options.max_examples);
+        fill_row(drawn.iter().map(|&i| &task.examples[i]), self.options.row_tokens)
     }
+}
+
+/// The condition of a row whose only example stands for itself.
+///
+/// # Errors
+/// A missing encoder, a row without examples.
+pub fn embed_input(
+    encoder: Option<&DescriptionEncoder>,
+    examples: &[&TokenizedExample],
+) -> Result<Vec<f32>> {
+    let encoder = encoder.context("examples with conditions of their own need an encoder")?;
+    encoder.embed(&examples.first().context("a row without examples")?.input)
 }
 
 /// Takes examples while the row they make stays within `row_tokens`; always at least one.
@@ -188,16 +228,19 @@ pub fn fill_row<'t>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Sampler, TaskData, TokenizedExample, TrainingBatch};
+    use super::{BatchOptions, Row, Sampler, TaskData, TokenizedExample, TrainingBatch};
+    use crate::train::run::batch_rng;
 
     fn example(prompt: &[u32], answer: &[u32]) -> TokenizedExample {
-        TokenizedExample { prompt: prompt.to_vec(), answer: answer.to_vec() }
+        let (prompt, answer) = (prompt.to_vec(), answer.to_vec());
+        TokenizedExample { prompt, answer, input: String::new() }
     }
 
     #[test]
     fn answers_are_predicted_from_the_last_prompt_token_on() {
         let (a, b) = (example(&[1, 2, 3], &[4, 9]), example(&[1, 2, 5, 6], &[9]));
-        let batch = TrainingBatch::pack(&[(vec![&a, &b], vec![0.0])]).unwrap();
+        let row = Row { task: "t".into(), examples: vec![&a, &b], condition: vec![0.0] };
+        let batch = TrainingBatch::pack(vec![row]).unwrap();
         // prefix 1 2 | 3 4 | 5 6
         assert_eq!(batch.packed.ids, [1, 2, 3, 4, 5, 6]);
         assert_eq!(batch.packed.positions, [0, 1, 2, 3, 2, 3]);
@@ -207,18 +250,32 @@ mod tests {
     }
 
     #[test]
-    fn batches_depend_on_seed_and_step_alone_and_keep_the_budget() {
+    fn batches_depend_on_seed_and_number_alone_and_keep_the_budget() {
         let task = |first: u32| TaskData {
+            id: first.to_string(),
             examples: (0..40).map(|i| example(&[1, first, i, i, i], &[i, 9])).collect(),
-            embeddings: vec![vec![0.0], vec![1.0]],
+            conditions: vec![vec![0.0], vec![1.0]],
         };
         let tasks = [task(2), task(3), task(4)];
-        let sampler =
-            Sampler { tasks: &tasks, tasks_per_batch: 2, row_tokens: 18, max_examples: 9, seed: 5 };
-        let ids = |step| sampler.batch(step, &mut sampler.rng(step)).unwrap().packed.ids;
-        assert_eq!(ids(7), ids(7));
-        assert_ne!(ids(7), ids(8));
-        let batch = sampler.batch(3, &mut sampler.rng(3)).unwrap();
-        assert_eq!(batch.packed.width, 18); // 2 shared, 4 examples of 3 + 1
+        let options = BatchOptions { tasks_per_batch: 2, row_tokens: 18, max_examples: 9 };
+        let sampler = Sampler { tasks: &tasks, encoder: None, options: &options, seed: 5 };
+        let batch = |number| sampler.batch(number, &mut batch_rng(5, number)).unwrap();
+        assert_eq!(batch(7).packed.ids, batch(7).packed.ids);
+        assert_ne!(batch(7).packed.ids, batch(8).packed.ids);
+        assert_eq!(batch(3).packed.width, 18); // 2 shared, 4 examples of 3 + 1
+        // An epoch of three tasks fills one batch and a half.
+        let mut seen = [batch(0).tasks, batch(1).tasks[..1].to_vec()].concat();
+        seen.sort();
+        assert_eq!(seen, ["2", "3", "4"]);
+    }
+
+    #[test]
+    fn examples_that_stand_for_themselves_need_an_encoder() {
+        let task =
+            TaskData { id: "t".into(), examples: vec![example(&[1], &[2])], conditions: vec![] };
+        let options = BatchOptions { tasks_per_batch: 1, row_tokens: 8, max_examples: 4 };
+        let sampler = Sampler { tasks: &[task], encoder: None, options: &options, seed: 5 };
+        let error = sampler.batch(0, &mut batch_rng(5, 0)).unwrap_err().to_string();
+        assert!(error.contains("encoder"), "{error}");
     }
 }

@@ -54,6 +54,14 @@ impl DescriptionEncoder {
         Ok(Self { model, tokenizer, device: device.clone() })
     }
 
+    /// Number of values of an embedding.
+    ///
+    /// # Errors
+    /// As [`DescriptionEncoder::embed`].
+    pub fn width(&self) -> Result<usize> {
+        Ok(self.embed("width")?.len())
+    }
+
     /// Embedding of one description, `E` values of Euclidean length √E.
     ///
     /// # Errors

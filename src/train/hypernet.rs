@@ -3,8 +3,10 @@
 //! Input: task embeddings `[tasks, E]`. Output per target module: A `[tasks, layers, rank, in]` and
 //! Bᵀ `[tasks, layers, rank, out]`. Text-to-LoRA (arXiv 2506.06105), section 3 and appendix E; the
 //! three variants differ in how much one call of a head produces: L both matrices, M one matrix,
-//! S one rank of one matrix. Parameters start as Bias-HyperInit: head weights zero, head biases
-//! from a fresh LoRA, so that training starts from the base model (L) or next to it (M, S).
+//! S one rank of one matrix. [`Init`] says what the parameters start as.
+//!
+//! An adapter is what the heads give, times the targets' deviation plus their mean where the
+//! hypernetwork learned to reconstruct z-scores, plus `AB_offset`.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +14,22 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{Device, IndexOp, Tensor, Var};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, NamedTensor, Variant};
+use t2lc_export::checkpoint::{
+    Checkpoint, DEVIATION_EPSILON, DEVIATION_PREFIX, HypernetConfig, MEAN_PREFIX, NamedTensor,
+    Variant,
+};
+
+pub(super) mod init;
+mod target_adapter;
+
+pub use init::Init;
+pub use target_adapter::TargetAdapter;
 
 /// Probability that training drops a trunk activation.
 const DROPOUT: f32 = 0.05;
+
+/// Prefix of the adapter that every generated one is added to.
+const OFFSET_PREFIX: &str = "AB_offset";
 
 /// A and Bᵀ of one target module.
 #[derive(Debug, Clone)]
@@ -33,7 +47,8 @@ pub struct GeneratedModule {
 pub struct Hypernet {
     /// Sizes and the base it is for.
     pub config: HypernetConfig,
-    /// Parameters by checkpoint name. `AB_offset.*` are held but not trained.
+    /// Parameters by checkpoint name. `AB_offset.*` and the targets' mean and deviation are held
+    /// but not trained.
     pub parameters: BTreeMap<String, Var>,
 }
 
@@ -41,18 +56,20 @@ impl Hypernet {
     /// Fresh parameters.
     ///
     /// # Errors
-    /// A configuration that is invalid, or a variant that cannot adapt a module (`M` and `S` need
-    /// `out ≤ in`, because their bias comes from a fresh `lora_a`).
-    pub fn new(config: HypernetConfig, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
+    /// A configuration that is invalid, or an offset that does not fit it.
+    pub fn new(
+        config: HypernetConfig,
+        init: Init<'_>,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Result<Self> {
         config.validate()?;
-        let mut parameters = BTreeMap::new();
-        let expected: BTreeMap<String, Vec<usize>> =
-            config.expected_tensors().into_iter().collect();
-        for (name, shape) in &expected {
-            let values = initial_values(&config, &expected, name, shape, rng)?;
-            let tensor = Tensor::from_vec(values, shape.as_slice(), device)?;
-            parameters.insert(name.clone(), Var::from_tensor(&tensor)?);
-        }
+        let parameter = |(name, tensor): (String, NamedTensor)| {
+            let tensor = Tensor::from_vec(tensor.values, tensor.shape, device)?;
+            Ok((name, Var::from_tensor(&tensor)?))
+        };
+        let values = init::initial_values(&config, init, rng)?;
+        let parameters = values.into_iter().map(parameter).collect::<Result<_>>()?;
         Ok(Self { config, parameters })
     }
 
@@ -84,7 +101,10 @@ impl Hypernet {
 
     /// Names of the parameters that training changes.
     pub fn trainable(&self) -> impl Iterator<Item = (&String, &Var)> {
-        self.parameters.iter().filter(|(name, _)| !name.starts_with("AB_offset"))
+        let fixed = [OFFSET_PREFIX, MEAN_PREFIX, DEVIATION_PREFIX];
+        self.parameters
+            .iter()
+            .filter(move |(name, _)| !fixed.iter().any(|prefix| name.starts_with(prefix)))
     }
 
     /// Generates the adapters of `tasks [tasks, E]`. Dropout is applied where `noise` is given.
@@ -96,7 +116,50 @@ impl Hypernet {
         tasks: &Tensor,
         noise: Option<&mut ChaCha8Rng>,
     ) -> Result<Vec<GeneratedModule>> {
+        let finish = |module: GeneratedModule| -> Result<GeneratedModule> {
+            let GeneratedModule { name, a, b_transposed } = module;
+            let a = self.finish("A", &name, &a)?;
+            let b_transposed = self.finish("B", &name, &b_transposed)?;
+            Ok(GeneratedModule { name, a, b_transposed })
+        };
+        self.forward_heads(tasks, noise)?.into_iter().map(finish).collect()
+    }
+
+    /// What the heads give for `tasks [tasks, E]`, before deviation, mean and offset: the z-scores
+    /// of the adapters, for a hypernetwork that reconstructs those.
+    ///
+    /// # Errors
+    /// An embedding of the wrong width.
+    pub fn forward_heads(
+        &self,
+        tasks: &Tensor,
+        noise: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<GeneratedModule>> {
         Forward { net: self, noise }.run(tasks)
+    }
+
+    /// Applies deviation, mean and offset to one `matrix` (`A` or `B`) of a module,
+    /// `[tasks, layers, rank, width]`.
+    fn finish(&self, matrix: &str, module: &str, x: &Tensor) -> Result<Tensor> {
+        let stored = |prefix: &str| -> Result<Option<Tensor>> {
+            let Some(var) = self.parameters.get(&format!("{prefix}.{matrix}.{module}")) else {
+                return Ok(None);
+            };
+            // Not trained, so no gradient is computed for it.
+            let tensor = var.as_detached_tensor();
+            let transposed = matrix == "B";
+            Ok(Some(if transposed { tensor.transpose(1, 2)?.contiguous()? } else { tensor }))
+        };
+        let offset = stored(OFFSET_PREFIX)?
+            .with_context(|| format!("the hypernetwork has no offset of `{module}`"))?;
+        let x = match (stored(DEVIATION_PREFIX)?, stored(MEAN_PREFIX)?) {
+            (Some(deviation), Some(mean)) => {
+                let deviation = (deviation + f64::from(DEVIATION_EPSILON))?;
+                x.broadcast_mul(&deviation)?.broadcast_add(&mean)?
+            }
+            _ => x.clone(),
+        };
+        Ok(x.broadcast_add(&offset)?)
     }
 }
 
@@ -165,14 +228,10 @@ impl Forward<'_> {
                     (matrix("A", inputs)?, matrix("B", outputs)?)
                 }
             };
-            let offset_a = self.get(&format!("AB_offset.A.{}", module.name))?;
-            let offset_b = self.get(&format!("AB_offset.B.{}", module.name))?.transpose(1, 2)?;
-            let a = a.contiguous()?.reshape((count, layers, rank, inputs))?;
-            let b = b.contiguous()?.reshape((count, layers, rank, outputs))?;
             generated.push(GeneratedModule {
                 name: module.name.clone(),
-                a: a.broadcast_add(offset_a)?,
-                b_transposed: b.broadcast_add(&offset_b.contiguous()?)?,
+                a: a.contiguous()?.reshape((count, layers, rank, inputs))?,
+                b_transposed: b.contiguous()?.reshape((count, layers, rank, outputs))?,
             });
         }
         Ok(generated)
@@ -242,82 +301,6 @@ impl Forward<'_> {
         let features = self.two_layers("mlp3.1", "mlp3.4", &normed)?;
         self.linear(&format!("heads.{module}"), &features)
     }
-}
-
-/// Bias-HyperInit for heads, PyTorch's defaults for everything else.
-fn initial_values(
-    config: &HypernetConfig,
-    expected: &BTreeMap<String, Vec<usize>>,
-    name: &str,
-    shape: &[usize],
-    rng: &mut ChaCha8Rng,
-) -> Result<Vec<f32>> {
-    let count: usize = shape.iter().product();
-    let is_norm = |name: &str| {
-        let prefix = name.rsplit_once('.').map_or("", |(prefix, _)| prefix);
-        expected.get(&format!("{prefix}.weight")).is_some_and(|s| s.len() == 1)
-    };
-    if let Some(rest) = name.strip_prefix("heads.") {
-        let module = rest.rsplit_once('.').map_or(rest, |(module, _)| module);
-        if rest.ends_with(".weight") {
-            return Ok(vec![0.0; count]);
-        }
-        return head_bias(config, module, count, rng);
-    }
-    if name.starts_with("AB_offset") {
-        return Ok(vec![0.0; count]);
-    }
-    let embedding = name.starts_with("out_emb.")
-        || matches!(
-            name,
-            "layer_depth_encoder.0.weight" | "layer_type_encoder.0.weight" | "pos_emb.0.weight"
-        );
-    if embedding {
-        return Ok((0..count).map(|_| normal(rng)).collect());
-    }
-    if is_norm(name) {
-        return Ok(vec![if name.ends_with(".weight") { 1.0 } else { 0.0 }; count]);
-    }
-    let weight = name.strip_suffix(".bias").map(|p| format!("{p}.weight"));
-    let fan_in = weight.as_ref().map_or(Some(shape), |w| expected.get(w).map(Vec::as_slice));
-    let fan_in = fan_in.and_then(|s| s.get(1)).copied().unwrap_or(1);
-    Ok(uniform(count, fan_in, rng))
-}
-
-/// The bias that makes every head emit a freshly initialized LoRA.
-fn head_bias(
-    config: &HypernetConfig,
-    module: &str,
-    count: usize,
-    rng: &mut ChaCha8Rng,
-) -> Result<Vec<f32>> {
-    let target = config.base.modules.iter().find(|m| m.name == module);
-    let target = target.with_context(|| format!("head of unknown module `{module}`"))?;
-    let (inputs, outputs) = (target.in_features, target.out_features);
-    let fresh = uniform(config.rank * inputs, inputs, rng);
-    if config.variant == Variant::L {
-        return Ok(fresh.into_iter().chain(std::iter::repeat(0.0)).take(count).collect());
-    }
-    ensure!(
-        outputs <= inputs,
-        "variants M and S cannot adapt `{module}`: {outputs} out > {inputs} in"
-    );
-    let spread = match config.variant {
-        Variant::S => (2.0 * config.rank as f32).sqrt(),
-        _ => 2f32.sqrt(),
-    };
-    Ok(fresh.into_iter().take(count).map(|x| x / spread).collect())
-}
-
-fn uniform(count: usize, fan_in: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
-    let bound = (fan_in as f32).sqrt().recip();
-    (0..count).map(|_| rng.random_range(-bound..bound)).collect()
-}
-
-/// Standard normal by Box and Muller.
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    let radius = (-2.0 * (1.0 - rng.random::<f32>()).ln()).sqrt();
-    radius * (std::f32::consts::TAU * rng.random::<f32>()).cos()
 }
 
 /// Embeddings as one tensor `[tasks, E]`.

@@ -1,14 +1,16 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), global-norm clipping and the
-//! schedule of Text-to-LoRA: linear warm-up, then linear decay to zero.
+//! schedule: linear warm-up, then by default linear decay to zero, as Text-to-LoRA has it.
 //!
 //! The moments can be saved and restored, so that a resumed run continues exactly.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::run::RunOptions;
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
@@ -30,13 +32,31 @@ pub struct AdamW {
     pub moments: BTreeMap<String, Moments>,
 }
 
-/// Learning rate at `step` (from 0) of `steps`.
-pub fn learning_rate(peak: f32, step: usize, steps: usize, warmup_steps: usize) -> f32 {
+/// What the learning rate does after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Falls to zero in a straight line.
+    Linear,
+    /// Falls to zero along half a cosine.
+    Cosine,
+    /// Stays.
+    Constant,
+}
+
+/// Learning rate at `step` (from 0).
+pub fn learning_rate(options: &RunOptions, step: usize) -> f32 {
+    let RunOptions { learning_rate: peak, warmup_steps, steps, .. } = *options;
     if step < warmup_steps {
         return peak * (step + 1) as f32 / warmup_steps as f32;
     }
     let left = steps.saturating_sub(step) as f32;
-    peak * left / steps.saturating_sub(warmup_steps).max(1) as f32
+    let left = left / steps.saturating_sub(warmup_steps).max(1) as f32;
+    match options.schedule {
+        Schedule::Linear => peak * left,
+        Schedule::Cosine => peak * 0.5 * (1.0 - (std::f32::consts::PI * left).cos()),
+        Schedule::Constant => peak,
+    }
 }
 
 impl AdamW {
@@ -46,10 +66,10 @@ impl AdamW {
     ///
     /// # Errors
     /// A gradient that is not f32.
-    pub fn update<'a>(
+    pub fn update(
         &mut self,
-        parameters: impl Iterator<Item = (&'a String, &'a Var)>,
-        gradients: &GradStore,
+        parameters: &[(String, Var)],
+        gradients: &BTreeMap<String, Tensor>,
         step: usize,
         learning_rate: f32,
         weight_decay: f32,
@@ -57,7 +77,7 @@ impl AdamW {
     ) -> Result<f32> {
         let mut found = Vec::new();
         for (name, var) in parameters {
-            if let Some(gradient) = gradients.get(var) {
+            if let Some(gradient) = gradients.get(name) {
                 found.push((name, var, gradient.flatten_all()?.to_vec1::<f32>()?));
             }
         }
@@ -95,27 +115,56 @@ impl AdamW {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use std::collections::BTreeMap;
 
-    use super::{AdamW, learning_rate};
+    use candle_core::{Device, Tensor, Var};
+
+    use super::{AdamW, Schedule, learning_rate};
+    use crate::train::run::RunOptions;
+
+    fn options(schedule: Schedule) -> RunOptions {
+        RunOptions {
+            steps: 100,
+            accumulate: 1,
+            learning_rate: 1.0,
+            warmup_steps: 10,
+            schedule,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+            seed: 0,
+            checkpoint_every: 1,
+            validate_every: 1,
+            patience: 0,
+        }
+    }
 
     #[test]
-    fn the_schedule_warms_up_and_ends_at_zero() {
-        assert!((learning_rate(1.0, 0, 100, 10) - 0.1).abs() < 1e-6);
-        assert!((learning_rate(1.0, 9, 100, 10) - 1.0).abs() < 1e-6);
-        assert!((learning_rate(1.0, 55, 100, 10) - 0.5).abs() < 1e-6);
-        assert!(learning_rate(1.0, 100, 100, 10).abs() < 1e-6);
+    fn the_schedules_warm_up_and_end_as_they_say() {
+        for (schedule, middle, end) in [
+            (Schedule::Linear, 0.5, 0.0),
+            (Schedule::Cosine, 0.5, 0.0),
+            (Schedule::Constant, 1.0, 1.0),
+        ] {
+            let at = |step| learning_rate(&options(schedule), step);
+            for (step, expected) in [(0, 0.1), (9, 1.0), (55, middle), (100, end)] {
+                assert!((at(step) - expected).abs() < 1e-6, "{schedule:?} at {step}: {}", at(step));
+            }
+        }
+    }
+
+    fn gradient(x: &Var, factor: f64) -> BTreeMap<String, Tensor> {
+        let loss = (x.sqr().unwrap() * factor).unwrap().sum_all().unwrap();
+        let gradient = loss.backward().unwrap().get(x).unwrap().clone();
+        BTreeMap::from([("x".to_owned(), gradient)])
     }
 
     #[test]
     fn a_quadratic_is_minimized() {
         let x = Var::new(&[3f32, -2.0], &Device::Cpu).unwrap();
-        let name = "x".to_owned();
+        let parameters = [("x".to_owned(), x.clone())];
         let mut optimizer = AdamW::default();
         for step in 0..400 {
-            let gradients = x.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-            let parameters = std::iter::once((&name, &x));
-            optimizer.update(parameters, &gradients, step, 0.05, 0.0, 1.0).unwrap();
+            optimizer.update(&parameters, &gradient(&x, 1.0), step, 0.05, 0.0, 1.0).unwrap();
         }
         assert!(x.to_vec1::<f32>().unwrap().iter().all(|v| v.abs() < 1e-2));
     }
@@ -123,10 +172,9 @@ mod tests {
     #[test]
     fn clipping_reports_the_norm_before() {
         let x = Var::new(&[30f32, 40.0], &Device::Cpu).unwrap();
-        let gradients = (x.sqr().unwrap() * 0.5).unwrap().sum_all().unwrap().backward().unwrap();
-        let name = "x".to_owned();
-        let parameters = std::iter::once((&name, &x));
-        let norm = AdamW::default().update(parameters, &gradients, 0, 0.1, 0.0, 1.0).unwrap();
+        let parameters = [("x".to_owned(), x.clone())];
+        let gradients = gradient(&x, 0.5);
+        let norm = AdamW::default().update(&parameters, &gradients, 0, 0.1, 0.0, 1.0).unwrap();
         assert!((norm - 50.0).abs() < 1e-3);
     }
 }

@@ -1,44 +1,95 @@
-//! What a run needs to continue: `config.json` and `hypernet.safetensors` (the checkpoint that
-//! `export` reads), `optimizer.safetensors` (both moments of every parameter) and `state.json`.
+//! What a run needs to continue: what was learned (the objective's files), `optimizer.safetensors`
+//! (both moments of every parameter) and `state.json`.
 //!
-//! A checkpoint is a directory `step-NNNNNN`, written under another name and renamed, so that a
-//! directory of that name is always whole.
+//! A checkpoint is a directory `step-NNNNNN`, written under another name, synced and renamed, so
+//! that a directory of that name is always whole. `best` is one without the optimizer.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
-use super::TrainOptions;
-use super::hypernet::Hypernet;
 use super::optimizer::{AdamW, Moments};
+use super::run::Objective;
 
+/// Name of the checkpoint with the lowest mean validation loss.
+pub const BEST: &str = "best";
 /// Checkpoints kept on disk; older ones are removed.
 const KEPT: usize = 2;
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
 
 /// `state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// Steps done.
     pub step: usize,
-    /// Options of the run; a resumed run must have the same.
-    pub options: TrainOptions,
-    /// Digest of the task pack.
-    pub data: String,
+    /// The lowest mean validation loss so far.
+    pub best: Option<Best>,
+    /// Validations since then.
+    pub stale: usize,
+    /// Options and data of the run; a resumed run must have the same.
+    pub identity: serde_json::Value,
+}
+
+/// When the validation loss was lowest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done by then.
+    pub step: usize,
+    /// Mean of the validation losses.
+    pub loss: f32,
+}
+
+impl RunState {
+    /// The state before the first step.
+    pub fn new(identity: serde_json::Value) -> Self {
+        Self { step: 0, best: None, stale: 0, identity }
+    }
 }
 
 /// Writes `run/step-NNNNNN` and removes all but the latest checkpoints.
 ///
 /// # Errors
 /// Parameters that are not finite, or a directory that cannot be written.
-pub fn save(run: &Path, net: &Hypernet, optimizer: &AdamW, state: &RunState) -> Result<PathBuf> {
+pub fn save(
+    run: &Path,
+    objective: &dyn Objective,
+    optimizer: &AdamW,
+    state: &RunState,
+) -> Result<PathBuf> {
     let name = format!("step-{:06}", state.step);
-    let (partial, done) = (run.join(format!(".{name}")), run.join(&name));
-    std::fs::create_dir_all(&partial)
-        .with_context(|| format!("cannot create `{}`", partial.display()))?;
-    net.to_checkpoint()?.save(&partial)?;
+    let done = replace(run, &name, |partial| {
+        objective.save(partial)?;
+        save_optimizer(optimizer, &partial.join(OPTIMIZER_FILE))?;
+        save_state(state, partial)
+    })?;
+    let mut all = checkpoints(run)?;
+    while all.len() > KEPT {
+        std::fs::remove_dir_all(all.remove(0))?;
+    }
+    Ok(done)
+}
+
+/// Writes `run/best`.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_best(run: &Path, objective: &dyn Objective, state: &RunState) -> Result<PathBuf> {
+    replace(run, BEST, |partial| {
+        objective.save(partial)?;
+        save_state(state, partial)
+    })
+}
+
+fn save_state(state: &RunState, dir: &Path) -> Result<()> {
+    Ok(std::fs::write(dir.join(STATE_FILE), serde_json::to_vec_pretty(state)?)?)
+}
+
+fn save_optimizer(optimizer: &AdamW, path: &Path) -> Result<()> {
     let mut tensors = BTreeMap::new();
     for (name, moments) in &optimizer.moments {
         for (kind, values) in [("mean", &moments.mean), ("square", &moments.square)] {
@@ -50,16 +101,25 @@ pub fn save(run: &Path, net: &Hypernet, optimizer: &AdamW, state: &RunState) -> 
         .iter()
         .map(|(name, (len, bytes))| Ok((name, TensorView::new(Dtype::F32, vec![*len], bytes)?)))
         .collect::<Result<Vec<_>>>()?;
-    std::fs::write(partial.join("optimizer.safetensors"), serialize(views, None)?)?;
-    std::fs::write(partial.join("state.json"), serde_json::to_vec_pretty(state)?)?;
+    Ok(std::fs::write(path, serialize(views, None)?)?)
+}
+
+/// Fills a directory under another name, then gives it its own.
+fn replace(run: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let (partial, done) = (run.join(format!(".{name}")), run.join(name));
+    let failed = || format!("cannot write `{}`", done.display());
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).with_context(failed)?;
+    }
+    std::fs::create_dir_all(&partial).with_context(failed)?;
+    fill(&partial).with_context(failed)?;
+    for entry in std::fs::read_dir(&partial)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
     if done.exists() {
-        std::fs::remove_dir_all(&done)?;
+        std::fs::remove_dir_all(&done).with_context(failed)?;
     }
-    std::fs::rename(&partial, &done)?;
-    let mut all = checkpoints(run)?;
-    while all.len() > KEPT {
-        std::fs::remove_dir_all(all.remove(0))?;
-    }
+    std::fs::rename(&partial, &done).with_context(failed)?;
     Ok(done)
 }
 
@@ -71,18 +131,28 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
     Ok(checkpoints(run)?.pop())
 }
 
-/// Reads optimizer and state back.
+/// Reads the state of a checkpoint.
 ///
 /// # Errors
-/// Missing or damaged files.
-pub fn load(checkpoint: &Path) -> Result<(AdamW, RunState)> {
-    let read = |name: &str| {
-        let path = checkpoint.join(name);
-        std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
-    };
-    let state: RunState = serde_json::from_slice(&read("state.json")?)?;
-    let bytes = read("optimizer.safetensors")?;
-    let file = SafeTensors::deserialize(&bytes)?;
+/// A missing or damaged file.
+pub fn load_state(checkpoint: &Path) -> Result<RunState> {
+    let path = checkpoint.join(STATE_FILE);
+    let bytes =
+        std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("`{}` is not the state of a run", path.display()))
+}
+
+/// Reads the optimizer of a checkpoint.
+///
+/// # Errors
+/// A missing or damaged file.
+pub fn load_optimizer(checkpoint: &Path) -> Result<AdamW> {
+    let path = checkpoint.join(OPTIMIZER_FILE);
+    let bytes =
+        std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .with_context(|| format!("`{}` is damaged", path.display()))?;
     let values = |name: &str| -> Result<Vec<f32>> {
         let view = file.tensor(name)?;
         ensure!(view.dtype() == Dtype::F32, "`{name}` is {:?}, expected F32", view.dtype());
@@ -95,9 +165,16 @@ pub fn load(checkpoint: &Path) -> Result<(AdamW, RunState)> {
             mean: values(&format!("mean.{name}"))?,
             square: values(&format!("square.{name}"))?,
         };
+        ensure!(
+            moments.mean.len() == moments.square.len(),
+            "`{}`: the moments of `{name}` have {} and {} values",
+            path.display(),
+            moments.mean.len(),
+            moments.square.len()
+        );
         optimizer.moments.insert(name.to_owned(), moments);
     }
-    Ok((optimizer, state))
+    Ok(optimizer)
 }
 
 fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {

@@ -162,6 +162,41 @@ fn hypernet_graphs_compute_what_the_trainer_computes() {
     }
 }
 
+/// The golden checkpoint as one that generates z-scores: with mean and deviation of its targets.
+fn of_z_scores(golden: Golden) -> Golden {
+    let Checkpoint { config, mut tensors } = golden.checkpoint;
+    for (place, (name, shape)) in config.statistic_tensors().into_iter().enumerate() {
+        let count: usize = shape.iter().product();
+        let values = (0..count).map(|i| (i as f32 * 0.3 + place as f32).sin()).collect();
+        tensors.insert(name, NamedTensor { shape, values });
+    }
+    let checkpoint = Checkpoint::from_tensors(config, tensors).unwrap();
+    Golden { checkpoint, ..golden }
+}
+
+#[test]
+fn graphs_apply_mean_and_deviation_of_targets_as_the_trainer_does() {
+    for (variant, file) in VARIANTS {
+        let plain = candle_outputs(&Golden::read(variant, file), &[vec![0.5; 12]]);
+        let golden = of_z_scores(Golden::read(variant, file));
+        let embeddings = golden.embeddings();
+        let onnx = build_hypernet(&golden.checkpoint, WeightType::F32).unwrap();
+        for backend in backends() {
+            let graph = backend.load(file, &onnx).unwrap();
+            let got = graph_outputs(graph.as_ref(), &golden, &embeddings);
+            let want = candle_outputs(&golden, &embeddings);
+            for ((name, got), (shape, want)) in golden.output_names().iter().zip(&got).zip(&want) {
+                let (got_shape, got) = floats(got);
+                assert_eq!(got_shape, shape);
+                let error = relative_error(got, want);
+                assert!(error <= 1e-5, "{file} {} {name}: {error} off candle", backend.id());
+            }
+        }
+        let with = candle_outputs(&golden, &[vec![0.5; 12]]);
+        assert!(with.iter().zip(&plain).all(|(with, plain)| with.1 != plain.1), "{file}");
+    }
+}
+
 #[test]
 fn runtimes_agree_on_hypernets_of_narrow_weights() {
     for (variant, file) in VARIANTS {

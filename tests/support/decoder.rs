@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use candle_core::Device;
-use t2lc::base::adapter::LoraBatch;
+use t2lc::base::adapter::{Delta, LoraBatch};
 use t2lc::base::decoder::Decoder;
 use t2lc::base::packed::{PackedBatch, PackedRow};
 
@@ -16,7 +16,7 @@ use super::parts;
 pub(crate) fn decoder() -> &'static Decoder {
     static DECODER: OnceLock<Decoder> = OnceLock::new();
     DECODER.get_or_init(|| {
-        Decoder::from_gguf(&parts::base_gguf(), &Device::Cpu).expect("the decoder reads the base")
+        Decoder::open(&parts::base_gguf(), &Device::Cpu).expect("the decoder reads the base")
     })
 }
 
@@ -25,9 +25,22 @@ pub(crate) fn decoder() -> &'static Decoder {
 /// # Panics
 /// If the adapter does not fit the base.
 pub(crate) fn logits(tokens: &[u32], adapter: Option<&LoraBatch>) -> Vec<Vec<f32>> {
+    logits_of(decoder(), tokens, adapter)
+}
+
+/// As [`logits`], of any decoder.
+///
+/// # Panics
+/// If the adapter does not fit the base.
+pub(crate) fn logits_of(
+    decoder: &Decoder,
+    tokens: &[u32],
+    adapter: Option<&LoraBatch>,
+) -> Vec<Vec<f32>> {
     let batch = PackedBatch::new(&[PackedRow::with_prefix(tokens)]);
-    let hidden = decoder().forward(&batch, adapter, None).expect("the decoder runs");
+    let adapter = adapter.map(|adapter| adapter as &dyn Delta);
+    let hidden = decoder.forward(&batch, adapter, None).expect("the decoder runs");
     let all: Vec<u32> = (0..).take(tokens.len()).collect();
-    let logits = decoder().logits(&hidden, &all).expect("the hidden states are those of `tokens`");
+    let logits = decoder.logits(&hidden, &all).expect("the hidden states are those of `tokens`");
     logits.to_vec2().expect("logits are a matrix of f32")
 }

@@ -12,6 +12,13 @@ use super::error::CheckpointError;
 /// Layout of `config.json` that this version reads and writes.
 pub const SCHEMA: u32 = 1;
 
+/// Prefix of the targets' mean, followed by `.A.` or `.B.` and the module.
+pub const MEAN_PREFIX: &str = "mean_recon_target";
+/// Prefix of the targets' deviation, as [`MEAN_PREFIX`].
+pub const DEVIATION_PREFIX: &str = "std_recon_target";
+/// Added to the deviation wherever it divides or multiplies.
+pub const DEVIATION_EPSILON: f32 = 1e-10;
+
 /// Bounds on what a configuration may ask for, far above any model in use. Tensors that default to
 /// zeros are allocated from these numbers alone.
 const MAX_LAYERS: usize = 1 << 12;
@@ -179,6 +186,21 @@ impl HypernetConfig {
                 Variant::S => inputs.max(outputs),
             };
             list.linear(&format!("heads.{}", module.name), self.head_in_size, rows);
+        }
+        list.0
+    }
+
+    /// Names and shapes of the tensors that a hypernetwork has if it generates z-scores: mean and
+    /// deviation of its targets, per entry. All or none of them are in a checkpoint.
+    pub fn statistic_tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let layers = self.base.layers;
+        let mut list = TensorList(Vec::new());
+        for module in &self.base.modules {
+            for prefix in [MEAN_PREFIX, DEVIATION_PREFIX] {
+                let name = &module.name;
+                list.add(format!("{prefix}.A.{name}"), &[layers, self.rank, module.in_features]);
+                list.add(format!("{prefix}.B.{name}"), &[layers, module.out_features, self.rank]);
+            }
         }
         list.0
     }

@@ -140,6 +140,38 @@ fn aliases_and_optional_tensors_are_filled_in() {
     assert_eq!(loaded.tensors["AB_offset.B.v_proj"].shape, [3, 8, 2]);
 }
 
+/// `tiny` with mean and deviation of targets, each value of them `value`.
+fn with_statistics(value: f32) -> Checkpoint {
+    let Checkpoint { config, mut tensors } = tiny(Variant::M);
+    for (name, shape) in config.statistic_tensors() {
+        let values = vec![value; shape.iter().product()];
+        tensors.insert(name, NamedTensor { shape, values });
+    }
+    Checkpoint::from_tensors(config, tensors).unwrap()
+}
+
+#[test]
+fn mean_and_deviation_of_targets_are_all_there_or_not_at_all() {
+    let checkpoint = with_statistics(0.5);
+    assert_eq!(checkpoint.tensors["mean_recon_target.A.v_proj"].shape, [3, 2, 16]);
+    assert_eq!(checkpoint.tensors["std_recon_target.B.v_proj"].shape, [3, 8, 2]);
+    let dir = scratch("statistics");
+    checkpoint.save(&dir).unwrap();
+    assert_eq!(Checkpoint::load(&dir).unwrap(), checkpoint);
+    fs::remove_dir_all(dir).unwrap();
+
+    let Checkpoint { config, mut tensors } = checkpoint;
+    tensors.remove("std_recon_target.A.q_proj");
+    let error = Checkpoint::from_tensors(config, tensors).unwrap_err();
+    let CheckpointError::Layout { missing, unexpected, .. } = error else {
+        panic!("an error of the layout");
+    };
+    assert_eq!(missing, ["std_recon_target.A.q_proj"]);
+    assert!(unexpected.is_empty());
+    // The reference writes zeros where there are no targets.
+    assert_eq!(with_statistics(0.0), tiny(Variant::M));
+}
+
 #[test]
 fn nan_and_short_tensors_are_refused_by_name() {
     let Checkpoint { config, mut tensors } = tiny(Variant::S);

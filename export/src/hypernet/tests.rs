@@ -5,7 +5,7 @@ use t2lc_runtime::onnx::{DimensionValue, GraphProto, ModelProto};
 
 use super::build_hypernet;
 use crate::checkpoint::tests::tiny;
-use crate::checkpoint::{Checkpoint, Variant};
+use crate::checkpoint::{Checkpoint, NamedTensor, Variant};
 use crate::weights::WeightType;
 
 fn graph(checkpoint: &Checkpoint, weights: WeightType) -> GraphProto {
@@ -53,6 +53,25 @@ fn zero_offsets_are_left_out() {
     assert_eq!(offsets(&graph(&checkpoint, WeightType::F32)), 4);
     checkpoint.tensors.get_mut("AB_offset.A.v_proj").unwrap().values.fill(0.0);
     assert_eq!(offsets(&graph(&checkpoint, WeightType::F32)), 3);
+}
+
+#[test]
+fn mean_and_deviation_are_two_operations_per_matrix_and_absent_otherwise() {
+    let plain = tiny(Variant::L);
+    let mut checkpoint = plain.clone();
+    for (name, shape) in checkpoint.config.statistic_tensors() {
+        let values = vec![0.25; shape.iter().product()];
+        checkpoint.tensors.insert(name, NamedTensor { shape, values });
+    }
+    let (without, with) = (graph(&plain, WeightType::F32), graph(&checkpoint, WeightType::F32));
+    let count =
+        |graph: &GraphProto, op: &str| graph.node.iter().filter(|n| n.op_type == op).count();
+    for op in ["Mul", "Add"] {
+        assert_eq!(count(&with, op), count(&without, op) + 4, "{op}");
+    }
+    assert_eq!(with.node.len(), without.node.len() + 8);
+    assert!(!without.initializer.iter().any(|t| t.name.contains("recon_target")));
+    assert_eq!(outputs(&with), outputs(&without));
 }
 
 #[test]

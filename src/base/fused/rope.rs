@@ -22,9 +22,15 @@ impl RotaryTable {
     /// Table for tokens at the given positions; the angle of pair `i` is
     /// `position · base^(−2i / head_size)`.
     pub fn new(positions: &[u32], head_size: usize, base: f32) -> Self {
-        let half = head_size / 2;
         let frequencies: Vec<f32> =
-            (0..half).map(|i| base.powf(-2.0 * i as f32 / head_size as f32)).collect();
+            (0..head_size / 2).map(|i| base.powf(-2.0 * i as f32 / head_size as f32)).collect();
+        Self::with_frequencies(positions, &frequencies)
+    }
+
+    /// Table for tokens at the given positions; the angle of pair `i` is
+    /// `position · frequencies[i]`.
+    pub fn with_frequencies(positions: &[u32], frequencies: &[f32]) -> Self {
+        let half = frequencies.len();
         let angles = positions
             .iter()
             .flat_map(|&position| frequencies.iter().map(move |f| position as f32 * f));

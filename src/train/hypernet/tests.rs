@@ -1,16 +1,31 @@
-//! The three variants against golden vectors made from the formulas alone, and their fresh state.
+//! The three variants against golden vectors made from the formulas alone, their gradients against
+//! finite differences, and what each of them starts from.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use rand::SeedableRng;
+use candle_core::{DType, Device, Tensor, Var};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
 use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, NamedTensor, Variant};
 use t2lc_runtime::base::{BaseModel, TargetModule};
 
-use super::Hypernet;
+use super::{Hypernet, Init};
+use crate::base::peft::PeftAdapter;
+
+const VARIANTS: [Variant; 3] = [Variant::L, Variant::M, Variant::S];
+
+/// All linear maps of a small decoder layer; in some of them `out > in`.
+const DECODER: [(&str, usize, usize); 7] = [
+    ("q_proj", 16, 16),
+    ("k_proj", 16, 8),
+    ("v_proj", 16, 8),
+    ("o_proj", 16, 16),
+    ("gate_proj", 16, 24),
+    ("up_proj", 16, 24),
+    ("down_proj", 24, 16),
+];
 
 fn config(
     variant: Variant,
@@ -80,30 +95,214 @@ fn golden_vectors_are_reproduced() {
     }
 }
 
+fn fresh(config: HypernetConfig, init: Init<'_>) -> Hypernet {
+    Hypernet::new(config, init, &mut ChaCha8Rng::seed_from_u64(1), &Device::Cpu).unwrap()
+}
+
+fn flat(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn largest(x: &Tensor) -> f32 {
+    flat(x).iter().fold(0.0, |most, value| value.abs().max(most))
+}
+
 #[test]
 fn a_fresh_l_changes_nothing_and_a_fresh_m_or_s_repeats_one_adapter() {
-    let shapes = [("q_proj", 16, 16), ("v_proj", 16, 8)];
-    for variant in [Variant::L, Variant::M, Variant::S] {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let net = Hypernet::new(config(variant, 4, 3, &shapes), &mut rng, &Device::Cpu).unwrap();
+    for variant in VARIANTS {
+        let net = fresh(config(variant, 4, 3, &DECODER), Init::FreshLora);
         let tasks = Tensor::randn(0f32, 1.0, (2, 12), &Device::Cpu).unwrap();
         for module in net.forward(&tasks, None).unwrap() {
-            let b =
-                module.b_transposed.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert_eq!(b == 0.0, variant == Variant::L, "{variant:?}: largest B {b}");
+            let delta = module.b_transposed.transpose(2, 3).unwrap().matmul(&module.a).unwrap();
+            let change = largest(&delta);
+            assert!(change.is_finite());
+            assert_eq!(change == 0.0, variant == Variant::L, "{variant}: largest ΔW {change}");
             let first = module.a.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap();
-            let spread = module.a.broadcast_sub(&first).unwrap().abs().unwrap();
-            let spread = spread.max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(spread == 0.0, "{variant:?}: A differs between layers or tasks by {spread}");
+            let spread = largest(&module.a.broadcast_sub(&first).unwrap());
+            assert!(spread == 0.0, "{variant}: A differs between layers or tasks by {spread}");
+        }
+    }
+}
+
+#[test]
+fn a_fresh_lora_fills_rows_that_are_longer_than_the_input_with_zeros() {
+    for variant in [Variant::M, Variant::S] {
+        let net = fresh(config(variant, 4, 2, &[("up_proj", 16, 24)]), Init::FreshLora);
+        let tasks = Tensor::ones((1, 12), DType::F32, &Device::Cpu).unwrap();
+        let generated = net.forward(&tasks, None).unwrap();
+        let [module] = generated.as_slice() else { panic!("one module") };
+        assert_eq!(module.a.dims(), [1, 2, 4, 16]);
+        assert_eq!(module.b_transposed.dims(), [1, 2, 4, 24]);
+        assert!(flat(&module.a).iter().all(|value| *value != 0.0), "{variant}");
+        let (b, a) = (flat(&module.b_transposed), flat(&module.a));
+        for (b, a) in b.chunks(24).zip(a.chunks(16)) {
+            assert_eq!(&b[..16], a, "{variant}: A and B share a bias");
+            assert!(b[16..].iter().all(|value| *value == 0.0), "{variant}");
+        }
+    }
+}
+
+/// `A ∘ c` summed over all matrices, where `c` is different everywhere.
+fn functional(net: &Hypernet, tasks: &Tensor) -> Tensor {
+    let mut sum = Tensor::zeros((), DType::F64, &Device::Cpu).unwrap();
+    for (index, module) in net.forward(tasks, None).unwrap().iter().enumerate() {
+        for (phase, matrix) in [(0.1, &module.a), (0.7, &module.b_transposed)] {
+            let weights: Vec<f64> = (0..matrix.elem_count())
+                .map(|i| (i as f64 * 0.83 + phase + index as f64).sin())
+                .collect();
+            let weights = Tensor::from_vec(weights, matrix.shape(), &Device::Cpu).unwrap();
+            sum = (sum + (matrix * weights).unwrap().sum_all().unwrap()).unwrap();
+        }
+    }
+    sum
+}
+
+#[test]
+fn gradients_agree_with_finite_differences_in_every_parameter() {
+    const STEP: f64 = 1e-5;
+    for variant in VARIANTS {
+        let mut config = config(variant, 2, 2, &[("q_proj", 6, 4), ("up_proj", 4, 7)]);
+        config.latent_size = 16;
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let mut net = Hypernet::new(config, Init::Reconstruct, &mut rng, &Device::Cpu).unwrap();
+        // In f64 the differences are exact enough to see any fault. Nothing stays zero or one.
+        for (name, shape) in net.config.statistic_tensors() {
+            let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+            net.parameters.insert(name, Var::from_tensor(&zeros).unwrap());
+        }
+        for var in net.parameters.values_mut() {
+            let values: Vec<f64> =
+                flat(var).iter().map(|v| f64::from(*v) + rng.random_range(-0.2_f64..0.2)).collect();
+            let values = Tensor::from_vec(values, var.shape(), &Device::Cpu).unwrap();
+            *var = Var::from_tensor(&values).unwrap();
+        }
+        let tasks: Vec<f64> = (0..24).map(|_| rng.random_range(-1.0_f64..1.0)).collect();
+        let tasks = Tensor::from_vec(tasks, (2, 12), &Device::Cpu).unwrap();
+        let gradients = functional(&net, &tasks).backward().unwrap();
+        for (name, var) in net.trainable() {
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{variant}: no {name}"));
+            let gradient: Vec<f64> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+            assert!(gradient.iter().any(|value| *value != 0.0), "{variant}: {name} is unused");
+            let values: Vec<f64> = var.flatten_all().unwrap().to_vec1().unwrap();
+            for entry in (0..values.len()).step_by(values.len().div_ceil(5)) {
+                let at = |shift: f64| -> f64 {
+                    let mut moved = values.clone();
+                    moved[entry] += shift;
+                    let moved = Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap();
+                    var.set(&moved).unwrap();
+                    functional(&net, &tasks).to_scalar().unwrap()
+                };
+                let (expected, got) = ((at(STEP) - at(-STEP)) / (2.0 * STEP), gradient[entry]);
+                at(0.0);
+                assert!(
+                    (got - expected).abs() <= 1e-6 * (1.0 + expected.abs()),
+                    "{variant} {name}[{entry}]: {got}, expected {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// An adapter of rank 2 on [`WARM`] with a scale of its own.
+fn trained_adapter() -> PeftAdapter {
+    let mut matrices = BTreeMap::new();
+    for (name, inputs, outputs) in WARM {
+        for layer in 0..3_usize {
+            let values = |count: usize, seed: f32| -> Vec<f32> {
+                (0..count).map(|i| (i as f32 * 0.7 + seed + layer as f32).sin()).collect()
+            };
+            let pair = (values(2 * inputs, 0.1), values(outputs * 2, 0.5));
+            matrices.insert((name.to_owned(), layer), pair);
+        }
+    }
+    PeftAdapter { rank: 2, alpha: 4.0, use_rslora: true, matrices }
+}
+
+const WARM: [(&str, usize, usize); 2] = [("q_proj", 16, 16), ("up_proj", 16, 24)];
+
+#[test]
+fn a_warm_start_generates_the_adapter_under_the_networks_scale() {
+    let adapter = trained_adapter();
+    for variant in VARIANTS {
+        let net = fresh(config(variant, 2, 3, &WARM), Init::Offset(&adapter));
+        let tasks = Tensor::randn(0f32, 1.0, (2, 12), &Device::Cpu).unwrap();
+        let ratio = adapter.scale() / f64::from(net.config.scale());
+        for module in net.forward(&tasks, None).unwrap() {
+            for layer in 0..3 {
+                let (a, b) = adapter.pair(&module.name, layer).unwrap();
+                let of = |x: &Tensor| {
+                    flat(
+                        &x.narrow(0, 1, 1)
+                            .unwrap()
+                            .narrow(1, layer, 1)
+                            .unwrap()
+                            .squeeze(0)
+                            .unwrap(),
+                    )
+                };
+                assert_eq!(of(&module.a), a, "{variant}");
+                for (got, want) in of(&module.b_transposed.transpose(2, 3).unwrap()).iter().zip(b) {
+                    assert!((f64::from(*got) - ratio * f64::from(*want)).abs() < 1e-6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_warm_start_from_an_adapter_that_does_not_fit_is_refused() {
+    let refused = |adapter: &PeftAdapter, rank: usize| {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let config = config(Variant::L, rank, 3, &WARM);
+        let net = Hypernet::new(config, Init::Offset(adapter), &mut rng, &Device::Cpu);
+        format!("{:#}", net.unwrap_err())
+    };
+    let text = refused(&trained_adapter(), 4);
+    assert!(text.contains("rank 2, expected the network's, 4"), "{text}");
+    let mut adapter = trained_adapter();
+    adapter.matrices.remove(&("up_proj".to_owned(), 1));
+    let text = refused(&adapter, 2);
+    assert!(text.contains("up_proj"), "{text}");
+}
+
+#[test]
+fn deviation_mean_and_offset_are_applied_to_what_the_heads_give() {
+    let mut net = fresh(config(Variant::M, 2, 3, &[("v_proj", 16, 8)]), Init::Reconstruct);
+    let mut constants = Vec::new();
+    let mut shapes = net.config.statistic_tensors();
+    shapes.extend(net.config.expected_tensors().into_iter().filter(|(n, _)| n.starts_with("AB_")));
+    for (name, shape) in shapes {
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| (i as f32 + name.len() as f32).cos()).collect();
+        let tensor = Tensor::from_vec(values.clone(), shape, &Device::Cpu).unwrap();
+        net.parameters.insert(name.clone(), Var::from_tensor(&tensor).unwrap());
+        constants.push((name, values));
+    }
+    let constant = |name: &str| &constants.iter().find(|(n, _)| n == name).unwrap().1;
+    let tasks = Tensor::randn(0f32, 1.0, (1, 12), &Device::Cpu).unwrap();
+    let heads = net.forward_heads(&tasks, None).unwrap().remove(0);
+    // Trained parameters are all but the constants.
+    assert!(net.trainable().all(|(name, _)| constants.iter().all(|(n, _)| n != name)));
+    // The statistics survive a checkpoint.
+    let net = Hypernet::from_checkpoint(&net.to_checkpoint().unwrap(), &Device::Cpu).unwrap();
+    let module = net.forward(&tasks, None).unwrap().remove(0);
+    let rows = |x: &Tensor| flat(&x.transpose(2, 3).unwrap());
+    for (matrix, heads, got) in [
+        ("A", flat(&heads.a), flat(&module.a)),
+        ("B", rows(&heads.b_transposed), rows(&module.b_transposed)),
+    ] {
+        let [deviation, mean, offset] = ["std_recon_target", "mean_recon_target", "AB_offset"]
+            .map(|prefix| constant(&format!("{prefix}.{matrix}.v_proj")));
+        for (index, (head, got)) in heads.iter().zip(&got).enumerate() {
+            let want = head * deviation[index] + mean[index] + offset[index];
+            assert!((got - want).abs() < 1e-5, "{matrix}[{index}]: {got}, expected {want}");
         }
     }
 }
 
 #[test]
 fn a_checkpoint_survives_the_disk() {
-    let mut rng = ChaCha8Rng::seed_from_u64(2);
-    let toy = config(Variant::S, 4, 3, &[("q_proj", 16, 16)]);
-    let net = Hypernet::new(toy, &mut rng, &Device::Cpu).unwrap();
+    let net = fresh(config(Variant::S, 4, 3, &[("q_proj", 16, 16)]), Init::FreshLora);
     let dir = tempfile::tempdir().unwrap();
     net.to_checkpoint().unwrap().save(dir.path()).unwrap();
     let back =

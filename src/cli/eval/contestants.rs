@@ -1,0 +1,114 @@
+//! The contestants that the options ask for, in the order of the report's columns.
+//!
+//! In: the options, the pack and the chosen tasks. Out: the base and the prompted base, then what
+//! was asked for: shots, bundles, single adapters, and what is made of a library.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::Context;
+use candle_core::Device;
+use t2lc::base::adapter::Delta;
+use t2lc::base::describe::describe_base;
+use t2lc::base::gguf_adapter::load_gguf_adapter;
+use t2lc::evaluate::{Compile, Contestant, PromptForm};
+use t2lc::taskpack::{Task, TaskPack, TaskSplit};
+use t2lc::train::arrow::Arrow;
+use t2lc::train::library::Library;
+use t2lc_runtime::backend::{self, BackendKind, Provider};
+use t2lc_runtime::compile::{CompileOptions, Compiler};
+use t2lc_runtime::describe::Description;
+use t2lc_runtime::error::Error;
+
+use super::adapters::{library_modules, load_adapter};
+use super::{EvalArgs, Failure, NamedPath, say};
+use crate::cli::compile::open_bundle;
+
+/// Every contestant that the options ask for.
+pub(super) fn all(
+    args: &EvalArgs,
+    pack: &TaskPack,
+    tasks: &[&Task],
+    device: &Device,
+    quiet: bool,
+) -> Result<Vec<Contestant<'static>>, Failure> {
+    let mut all = vec![Contestant::base(), Contestant::prompted()];
+    all.extend(args.shots.map(Contestant::shots));
+    if !args.no_bundle {
+        let compile = compiler(args.bundle.as_deref(), device)?;
+        all.push(Contestant::compiled(Rc::clone(&compile)));
+        all.push(Contestant::random(compile, args.seed));
+    }
+    for NamedPath { name, path } in &args.per_input {
+        all.push(Contestant::per_input(name, compiler(Some(path), device)?));
+    }
+    let plain = args.adapter.iter().map(|named| (named, PromptForm::Plain));
+    let described = args.adapter_described.iter().map(|named| (named, PromptForm::Described));
+    for (NamedPath { name, path }, prompt) in plain.chain(described) {
+        let adapter = load_adapter(path, &args.base, device)
+            .map_err(|error| Failure::input("eval.adapter", error))?;
+        all.push(Contestant::shared(name, prompt, adapter));
+    }
+    if let Some(dir) = &args.library {
+        let of_library = of_library(dir, args, pack, tasks, device, quiet)
+            .map_err(|error| Failure::input("eval.library", error))?;
+        all.extend(of_library);
+    }
+    Ok(all)
+}
+
+/// A bundle as a function from text to adapter.
+fn compiler(bundle: Option<&Path>, device: &Device) -> Result<Compile<'static>, Failure> {
+    let backend = backend::open(BackendKind::Tract, Provider::Auto).map_err(Error::from)?;
+    let compiler = Compiler::new(open_bundle(bundle)?, backend.as_ref())?;
+    let device = device.clone();
+    let compile: Compile<'static> = Rc::new(move |text: &str| -> anyhow::Result<Rc<dyn Delta>> {
+        let adapter = compiler.compile(&Description::new(text)?, CompileOptions::default())?;
+        let bytes = adapter.gguf_bytes().context("a GGUF adapter has bytes")?;
+        let base = &compiler.bundle().manifest.base;
+        Ok(Rc::new(load_gguf_adapter(bytes, base, &device)?))
+    });
+    Ok(compile)
+}
+
+/// `average` and `arrow` of the adapters of tasks that are not held out, and `oracle`.
+fn of_library(
+    dir: &Path,
+    args: &EvalArgs,
+    pack: &TaskPack,
+    tasks: &[&Task],
+    device: &Device,
+    quiet: bool,
+) -> anyhow::Result<Vec<Contestant<'static>>> {
+    let base = describe_base(&args.base, &library_modules(dir)?)?;
+    let mut library = Library::load(dir, &base)?;
+    let mut oracle: BTreeMap<String, Rc<dyn Delta>> = BTreeMap::new();
+    for (id, adapter) in &library.adapters {
+        if tasks.iter().any(|task| task.id == *id) {
+            oracle.insert(id.clone(), Rc::new(adapter.batch(&base, device)?));
+        }
+    }
+    // What is mixed for a held-out task must not know any of them.
+    let heldout: HashSet<&str> =
+        pack.tasks_of(TaskSplit::Heldout).map(|task| task.id.as_str()).collect();
+    library.adapters.retain(|(id, _)| !heldout.contains(id.as_str()));
+    let mut of_library = Vec::new();
+    if library.adapters.is_empty() {
+        say(quiet, "the library has adapters of held-out tasks only: no average, no arrow");
+    } else {
+        let average = Rc::new(library.average()?.batch(&base, device)?);
+        of_library.push(Contestant::shared("average", PromptForm::Plain, average));
+        if args.arrow_top_k > 0 {
+            let top_k = args.arrow_top_k.min(library.adapters.len());
+            let arrow = Rc::new(Arrow::new(&library, &base, top_k, device)?);
+            of_library.push(Contestant::shared("arrow", PromptForm::Plain, arrow));
+        }
+    }
+    if oracle.is_empty() {
+        say(quiet, "the library has no adapter of a task that is scored: no oracle");
+    } else {
+        of_library.push(Contestant::by_task("oracle", oracle));
+    }
+    Ok(of_library)
+}

@@ -1,0 +1,185 @@
+//! The questions of one task, and the score of a contestant's answers to them.
+//!
+//! In: a task and a [`Contestant`]. Out: its mean score over the examples, from 0 to 1, or nothing
+//! where the contestant has no adapter or no shots for the task.
+
+use std::rc::Rc;
+
+use anyhow::{Result, ensure};
+
+use super::choices::log_likelihoods;
+use super::contestant::{AdapterSource, Contestant, PromptForm};
+use super::greedy::Greedy;
+use super::{EvaluateOptions, description_of, score, shots, split_name};
+use crate::base::adapter::Delta;
+use crate::base::chat::Chat;
+use crate::base::decoder::Decoder;
+use crate::taskpack::{Example, ExampleSplit, Metric, Task};
+
+/// Most tokens of one forward pass, about; attention is quadratic in the length of a row.
+const ROW_TOKENS: usize = 1200;
+/// Most tokens of a free answer, however long the expected ones are.
+const ANSWER_MAX_TOKENS: usize = 64;
+/// Tokens that an answer may have beyond the longest expected one.
+const ANSWER_SPARE_TOKENS: usize = 8;
+
+/// The questions of a task, with everything about them that is the same for all contestants.
+pub(super) struct Exam<'a> {
+    decoder: &'a Decoder,
+    chat: &'a Chat,
+    task: &'a Task,
+    /// What is asked.
+    pub examples: Vec<&'a Example>,
+    /// Per example, the right answers; not used for choices.
+    references: Vec<Vec<&'a str>>,
+    /// Per example, the tokens of its choices, end of turn included; empty for free answers.
+    choices: Vec<Vec<Vec<u32>>>,
+    /// Cap on the tokens of a free answer.
+    max_new_tokens: usize,
+}
+
+impl<'a> Exam<'a> {
+    /// Prepares the first examples of a task.
+    ///
+    /// # Errors
+    /// A task without examples in the split, text that the tokenizer cannot encode.
+    pub(super) fn new(
+        decoder: &'a Decoder,
+        chat: &'a Chat,
+        task: &'a Task,
+        options: &EvaluateOptions,
+    ) -> Result<Self> {
+        let examples: Vec<&Example> =
+            task.examples_of(options.split).take(options.examples).collect();
+        ensure!(!examples.is_empty(), "no examples in the split `{}`", split_name(options.split));
+        let (mut choices, mut max_new_tokens) = (Vec::new(), 0_usize);
+        if task.metric == Metric::ChoiceAccuracy {
+            for example in &examples {
+                let of = task.choices(example).iter().map(|text| chat.answer(text));
+                choices.push(of.collect::<Result<_>>()?);
+            }
+        } else {
+            // All examples of the split count, so that the cap does not depend on their number.
+            for text in task.examples_of(options.split).flat_map(references) {
+                max_new_tokens = max_new_tokens.max(chat.tokens(text)?.len());
+            }
+            max_new_tokens = (max_new_tokens + ANSWER_SPARE_TOKENS).min(ANSWER_MAX_TOKENS);
+        }
+        let references = examples.iter().map(|example| references(example).collect()).collect();
+        Ok(Self { decoder, chat, task, examples, references, choices, max_new_tokens })
+    }
+
+    /// Mean score, from 0 to 1; `None` where the contestant has no adapter or no shots.
+    ///
+    /// # Errors
+    /// An adapter that cannot be made or does not fit the base.
+    pub(super) fn score(&self, contestant: &mut Contestant<'_>) -> Result<Option<f64>> {
+        let Some(prompts) = self.prompts(contestant.prompt)? else { return Ok(None) };
+        let scores = match &mut contestant.adapter {
+            AdapterSource::None => self.scores(0, &prompts, None)?,
+            AdapterSource::PerTask(of) => {
+                let Some(adapter) = of(self.task)? else { return Ok(None) };
+                self.scores(0, &prompts, Some(adapter.as_ref()))?
+            }
+            AdapterSource::PerExample(of) => {
+                let mut scores = Vec::with_capacity(prompts.len());
+                for (index, (prompt, &example)) in prompts.iter().zip(&self.examples).enumerate() {
+                    let adapter: Rc<dyn Delta> = of(self.task, example)?;
+                    let prompt = std::slice::from_ref(prompt);
+                    scores.extend(self.scores(index, prompt, Some(adapter.as_ref()))?);
+                }
+                scores
+            }
+        };
+        Ok(Some(scores.iter().sum::<f64>() / scores.len() as f64))
+    }
+
+    /// Prompt tokens of every example; `None` where there are no shots to put into them.
+    fn prompts(&self, form: PromptForm) -> Result<Option<Vec<Vec<u32>>>> {
+        let examples = self.examples.iter();
+        let prompts: Result<Vec<Vec<u32>>> = match form {
+            PromptForm::Plain => examples.map(|example| self.chat.prompt(&example.input)).collect(),
+            PromptForm::Described => {
+                let description = description_of(self.task)?;
+                examples
+                    .map(|example| self.chat.prompt(&format!("{description}\n\n{}", example.input)))
+                    .collect()
+            }
+            PromptForm::Shots(count) => {
+                let train = self.task.examples_of(ExampleSplit::Train);
+                let solved: Vec<&Example> = train.take(count).collect();
+                if solved.is_empty() {
+                    return Ok(None);
+                }
+                examples.map(|e| shots::prompt(self.chat, &solved, &e.input)).collect()
+            }
+        };
+        prompts.map(Some)
+    }
+
+    /// Scores of as many examples as there are prompts, from the example `first` on, all of them
+    /// under one adapter.
+    fn scores(
+        &self,
+        first: usize,
+        prompts: &[Vec<u32>],
+        adapter: Option<&dyn Delta>,
+    ) -> Result<Vec<f64>> {
+        match self.task.metric {
+            Metric::ChoiceAccuracy => self.choice_scores(first, prompts, adapter),
+            Metric::ExactMatch => {
+                self.free_scores(first, prompts, adapter, true, |answer, references| {
+                    f64::from(u8::from(score::exact_match(answer, references)))
+                })
+            }
+            Metric::RougeL => self.free_scores(first, prompts, adapter, false, score::rouge_l),
+        }
+    }
+
+    fn choice_scores(
+        &self,
+        first: usize,
+        prompts: &[Vec<u32>],
+        adapter: Option<&dyn Delta>,
+    ) -> Result<Vec<f64>> {
+        let choices = &self.choices[first..first + prompts.len()];
+        let likelihoods = log_likelihoods(self.decoder, adapter, prompts, choices, ROW_TOKENS)?;
+        let right = |(example, likelihoods): (&&Example, &Vec<f64>)| {
+            let choice = score::likeliest(likelihoods);
+            let choice = choice.and_then(|index| self.task.choices(example).get(index));
+            f64::from(u8::from(choice == Some(&example.output)))
+        };
+        Ok(self.examples[first..].iter().zip(&likelihoods).map(right).collect())
+    }
+
+    /// With `exact`, an answer is given up as soon as it cannot match any more.
+    fn free_scores(
+        &self,
+        first: usize,
+        prompts: &[Vec<u32>],
+        adapter: Option<&dyn Delta>,
+        exact: bool,
+        score_one: impl Fn(&str, &[&str]) -> f64,
+    ) -> Result<Vec<f64>> {
+        let references = &self.references[first..first + prompts.len()];
+        let greedy = Greedy {
+            decoder: self.decoder,
+            adapter,
+            end_of_turn: self.chat.end_of_turn,
+            max_new_tokens: self.max_new_tokens,
+            row_tokens: ROW_TOKENS,
+        };
+        let answers = greedy.answers(prompts, &mut |index, tokens| {
+            Ok(!exact || score::can_still_match(&self.chat.text(tokens)?, &references[index]))
+        })?;
+        let of = |(tokens, references): (&Vec<u32>, &Vec<&str>)| -> Result<f64> {
+            Ok(score_one(&self.chat.text(tokens)?, references))
+        };
+        answers.iter().zip(references).map(of).collect()
+    }
+}
+
+/// Everything that is a right answer to an example.
+fn references(example: &Example) -> impl Iterator<Item = &str> {
+    std::iter::once(&example.output).chain(&example.refs).map(String::as_str)
+}

@@ -1,0 +1,157 @@
+//! Tokenized tasks, with what their adapters are conditioned on.
+//!
+//! In: a task pack and the base's chat format. Out: [`TrainingData`], the tasks trained on and the
+//! held-out ones that validation uses. A description or an input becomes a condition through the
+//! text encoder; descriptions are embedded once, inputs when a batch draws them.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+use t2lc_runtime::describe::Description;
+
+use super::batch::{TokenizedExample, tokenize};
+use super::embed::DescriptionEncoder;
+use crate::base::chat::Chat;
+use crate::taskpack::{ExampleSplit, Task, TaskPack, TaskSplit};
+
+/// What an adapter depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ConditionKind {
+    /// A description of the task (Text-to-LoRA).
+    Description,
+    /// The input itself: one adapter per example (Hyperdecoders).
+    Input,
+    /// Nothing: one adapter for all (plain LoRA).
+    Nothing,
+}
+
+/// Examples of one task and what stands for the task.
+#[derive(Debug, Clone)]
+pub struct TaskData {
+    /// Name of the task.
+    pub id: String,
+    /// Examples that fit the length limit.
+    pub examples: Vec<TokenizedExample>,
+    /// Conditions of the task as a whole; empty where each example has its own.
+    pub conditions: Vec<Vec<f32>>,
+}
+
+/// Which tasks and texts, and how they are put to the base.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+pub struct DataOptions {
+    /// Examples longer than this many tokens, answer included, are left out
+    #[arg(long, default_value_t = 192)]
+    pub max_tokens: usize,
+    /// Descriptions used of each task; 0 uses all
+    #[arg(long, default_value_t = 0)]
+    pub descriptions: usize,
+    /// Put a description of the task before each input, in training and validation
+    #[arg(long)]
+    pub described: bool,
+}
+
+/// Everything training reads.
+#[derive(Debug)]
+pub struct TrainingData {
+    /// Tasks trained on.
+    pub training: Vec<TaskData>,
+    /// Group (tier) and examples of each held-out task.
+    pub validation: Vec<(String, TaskData)>,
+    /// Embeds inputs, where examples have conditions of their own.
+    pub encoder: Option<DescriptionEncoder>,
+    /// Width of a condition; 0 without one.
+    pub condition_size: usize,
+}
+
+impl TrainingData {
+    /// Training tasks of the pack, and its held-out tasks for validation.
+    ///
+    /// # Errors
+    /// A pack without training tasks, a task without an example that fits, an unusable encoder.
+    pub fn of_pack(
+        pack: &TaskPack,
+        chat: &Chat,
+        encoder: Option<&Path>,
+        kind: ConditionKind,
+        options: &DataOptions,
+        device: &Device,
+    ) -> Result<Self> {
+        let encoder = match kind {
+            ConditionKind::Nothing => None,
+            _ => {
+                let dir = encoder.context("this training needs a text encoder")?;
+                Some(DescriptionEncoder::load(dir, device)?)
+            }
+        };
+        let preparation = Preparation { chat, encoder: encoder.as_ref(), kind, options };
+        let training = pack
+            .tasks_of(TaskSplit::Train)
+            .map(|task| preparation.of_task(task, ExampleSplit::Train, Wording::Training))
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(!training.is_empty(), "the task pack has no training task");
+        let held_out = |task: &Task| -> Result<_> {
+            let data = preparation.of_task(task, ExampleSplit::Valid, Wording::Evaluation)?;
+            Ok((task.tier.clone().unwrap_or_default(), data))
+        };
+        let validation = pack.tasks_of(TaskSplit::Heldout).map(held_out).collect::<Result<_>>()?;
+        let condition_size = encoder.as_ref().map_or(Ok(0), DescriptionEncoder::width)?;
+        Ok(Self { training, validation, encoder, condition_size })
+    }
+
+    /// A single task, for an adapter of its own; validation is on its own validation examples.
+    ///
+    /// # Errors
+    /// A task without an example that fits.
+    pub fn of_task(task: &Task, chat: &Chat, options: &DataOptions) -> Result<Self> {
+        let preparation =
+            Preparation { chat, encoder: None, kind: ConditionKind::Nothing, options };
+        let of = |split, wording| preparation.of_task(task, split, wording);
+        Ok(Self {
+            training: vec![of(ExampleSplit::Train, Wording::Training)?],
+            validation: vec![("valid".into(), of(ExampleSplit::Valid, Wording::Evaluation)?)],
+            encoder: None,
+            condition_size: 0,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Wording {
+    Training,
+    Evaluation,
+}
+
+struct Preparation<'a> {
+    chat: &'a Chat,
+    encoder: Option<&'a DescriptionEncoder>,
+    kind: ConditionKind,
+    options: &'a DataOptions,
+}
+
+impl Preparation<'_> {
+    fn of_task(&self, task: &Task, split: ExampleSplit, wording: Wording) -> Result<TaskData> {
+        let texts: Vec<&str> = match wording {
+            Wording::Training => task.training_descriptions().collect(),
+            Wording::Evaluation => task.evaluation_description().into_iter().collect(),
+        };
+        let limit =
+            if self.options.descriptions == 0 { usize::MAX } else { self.options.descriptions };
+        let texts: Vec<&str> = texts.into_iter().take(limit).collect();
+        let described = if self.options.described { texts.as_slice() } else { &[] };
+        let examples = tokenize(task, split, self.chat, self.options.max_tokens, described)?;
+        ensure!(!examples.is_empty(), "task `{}` has no example that fits", task.id);
+        let conditions = match (self.kind, self.encoder) {
+            (ConditionKind::Description, Some(encoder)) => {
+                ensure!(!texts.is_empty(), "task `{}` has no description", task.id);
+                let embed = |text: &&str| encoder.embed(Description::new(text)?.as_str());
+                texts.iter().map(embed).collect::<Result<_>>()?
+            }
+            (ConditionKind::Input, _) => Vec::new(),
+            _ => vec![Vec::new()],
+        };
+        Ok(TaskData { id: task.id.clone(), examples, conditions })
+    }
+}

@@ -1,0 +1,89 @@
+//! What supervised training learns: something that gives every row of a batch an adapter.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+use candle_core::{Device, IndexOp, Tensor, Var};
+use rand_chacha::ChaCha8Rng;
+
+use super::hypernet::{GeneratedModule, Hypernet, stack_embeddings};
+use crate::base::adapter::{LoraBatch, LoraPair};
+
+/// A source of adapters with trainable parameters.
+pub trait Learner: std::fmt::Debug {
+    /// The parameters that training changes, by name.
+    fn parameters(&self) -> Vec<(String, Var)>;
+
+    /// One adapter per condition `[E]`, with gradients. Dropout is applied where `noise` is given.
+    ///
+    /// # Errors
+    /// A condition of the wrong width.
+    fn adapters(
+        &self,
+        conditions: &[Vec<f32>],
+        noise: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<GeneratedModule>>;
+
+    /// Factor on `B A x`.
+    fn scale(&self) -> f64;
+
+    /// Writes what was learned into an existing directory.
+    ///
+    /// # Errors
+    /// Parameters that are not finite, or a directory that cannot be written.
+    fn save(&self, dir: &Path) -> Result<()>;
+}
+
+impl Learner for Hypernet {
+    fn parameters(&self) -> Vec<(String, Var)> {
+        self.trainable().map(|(name, var)| (name.clone(), var.clone())).collect()
+    }
+
+    fn adapters(
+        &self,
+        conditions: &[Vec<f32>],
+        noise: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<GeneratedModule>> {
+        let rows: Vec<&[f32]> = conditions.iter().map(Vec::as_slice).collect();
+        self.forward(&stack_embeddings(&rows, &self.device()?)?, noise)
+    }
+
+    fn scale(&self) -> f64 {
+        f64::from(self.config.scale())
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        Ok(self.to_checkpoint()?.save(dir)?)
+    }
+}
+
+impl Hypernet {
+    /// Where the parameters are.
+    ///
+    /// # Errors
+    /// A network without parameters.
+    pub fn device(&self) -> Result<Device> {
+        let first = self.parameters.values().next();
+        let first = first.ok_or_else(|| anyhow::anyhow!("a network without parameters"))?;
+        Ok(first.device().clone())
+    }
+}
+
+/// Splits generated matrices into the per-layer pairs that the decoder applies, without gradients.
+///
+/// # Errors
+/// Matrices of the wrong rank.
+pub fn lora_batch(generated: &[GeneratedModule], scale: f64) -> Result<LoraBatch> {
+    let mut pairs = BTreeMap::new();
+    for module in generated {
+        let layers = module.a.dim(1)?;
+        let pair = |layer: usize| -> Result<LoraPair> {
+            let of =
+                |t: &Tensor| -> Result<Tensor> { Ok(t.detach().i((.., layer))?.contiguous()?) };
+            Ok(LoraPair { a: of(&module.a)?, b_transposed: of(&module.b_transposed)? })
+        };
+        pairs.insert(module.name.clone(), (0..layers).map(pair).collect::<Result<_>>()?);
+    }
+    Ok(LoraBatch::new(pairs, scale))
+}

@@ -1,0 +1,212 @@
+//! Supervised training of a learner on a frozen base (Text-to-LoRA, section 4).
+//!
+//! One step: the learner turns one condition per row into an adapter; the frozen base, with each
+//! row under its own adapter, predicts the answers; the loss's gradient with respect to the
+//! adapters comes back from the base, and the learner's backward pass starts from it. The two
+//! backward passes meet at the adapter, so the base's graph is freed before the learner's is walked.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::batch::{BatchOptions, Row, Sampler, TrainingBatch, embed_input, fill_row};
+use super::data::{TaskData, TrainingData};
+use super::hypernet::GeneratedModule;
+use super::learner::{Learner, lora_batch};
+use super::run::{Objective, Step};
+use crate::base::adapter::{LoraBatch, LoraPair};
+use crate::base::decoder::Decoder;
+use crate::base::fused::cross_entropy;
+
+/// What shapes the loss.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+pub struct StepSettings {
+    /// Label smoothing of the token loss
+    #[arg(long, default_value_t = 0.0)]
+    pub label_smoothing: f32,
+    /// Weight of the mean square of the adapters' matrices in the loss
+    #[arg(long, default_value_t = 1e-3)]
+    pub adapter_decay: f32,
+    /// Noise on token embeddings, uniform in ±alpha / √(tokens · width) (NEFTune)
+    #[arg(long, default_value_t = 0.0)]
+    pub neftune_alpha: f32,
+    /// Share of the adapters' inputs dropped in training
+    #[arg(long, default_value_t = 0.0)]
+    pub lora_dropout: f32,
+}
+
+/// Supervised training as an objective.
+#[derive(Debug)]
+pub struct Sft<'a> {
+    /// The frozen base.
+    pub base: &'a Decoder,
+    /// What is trained.
+    pub learner: &'a dyn Learner,
+    /// Tasks trained on and held out.
+    pub data: &'a TrainingData,
+    /// Size of a batch.
+    pub batch: &'a BatchOptions,
+    /// What shapes the loss.
+    pub settings: &'a StepSettings,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+impl Objective for Sft<'_> {
+    fn parameters(&self) -> Vec<(String, Var)> {
+        self.learner.parameters()
+    }
+
+    fn gradients(&self, batch: usize, rng: &mut ChaCha8Rng) -> Result<Step> {
+        let (tasks, encoder) = (&self.data.training, self.data.encoder.as_ref());
+        let sampler = Sampler { tasks, encoder, options: self.batch, seed: self.seed };
+        let batch = sampler.batch(batch, rng)?;
+        let (loss, gradients) =
+            step_gradients(self.base, self.learner, &batch, self.settings, rng)?;
+        Ok(Step { loss, gradients, tokens: batch.tokens, tasks: batch.tasks })
+    }
+
+    /// Mean answer loss per group of held-out tasks, without smoothing, noise or dropout.
+    fn validation(&self) -> Result<BTreeMap<String, f32>> {
+        let mut sums: BTreeMap<String, (f32, f32)> = BTreeMap::new();
+        for (group, task) in &self.data.validation {
+            let batch = self.validation_batch(task)?;
+            let generated = self.learner.adapters(&batch.conditions, None)?;
+            let adapters = lora_batch(&generated, self.learner.scale())?;
+            let loss = answer_loss(self.base, &batch, &adapters, 0.0, None)?.to_scalar::<f32>()?;
+            let sum = sums.entry(group.clone()).or_default();
+            *sum = (sum.0 + loss, sum.1 + 1.0);
+        }
+        Ok(sums.into_iter().map(|(group, (sum, count))| (group, sum / count)).collect())
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        self.learner.save(dir)
+    }
+}
+
+impl Sft<'_> {
+    /// The first examples of a held-out task that fit a row; a row each where each example stands
+    /// for itself.
+    fn validation_batch(&self, task: &TaskData) -> Result<TrainingBatch> {
+        let examples = fill_row(task.examples.iter(), self.batch.row_tokens);
+        let row = |examples, condition| Row { task: task.id.clone(), examples, condition };
+        if let Some(condition) = task.conditions.first() {
+            return TrainingBatch::pack(vec![row(examples, condition.clone())]);
+        }
+        let rows = examples.into_iter().map(|example| {
+            let condition = embed_input(self.data.encoder.as_ref(), &[example])?;
+            Ok(row(vec![example], condition))
+        });
+        TrainingBatch::pack(rows.collect::<Result<_>>()?)
+    }
+}
+
+/// Weighted cross-entropy of the answers.
+fn answer_loss(
+    base: &Decoder,
+    batch: &TrainingBatch,
+    adapters: &LoraBatch,
+    smoothing: f32,
+    noise: Option<&Tensor>,
+) -> Result<Tensor> {
+    let mut embedded = base.embed(&batch.packed)?;
+    if let Some(noise) = noise {
+        embedded = (embedded + noise)?;
+    }
+    let hidden = base.forward_embedded(embedded, &batch.packed, Some(adapters), None)?;
+    let logits = base.logits(&hidden, &batch.predict_at)?;
+    let losses = cross_entropy(&logits, &Arc::new(batch.targets.clone()), smoothing)?;
+    let weights = Tensor::from_slice(&batch.weights, batch.weights.len(), &base.device)?;
+    Ok((losses * weights)?.sum_all()?)
+}
+
+/// Loss of a batch and the gradient of every parameter of the learner, by name.
+///
+/// # Errors
+/// Conditions or adapters whose shapes do not fit.
+pub fn step_gradients(
+    base: &Decoder,
+    learner: &dyn Learner,
+    batch: &TrainingBatch,
+    settings: &StepSettings,
+    rng: &mut ChaCha8Rng,
+) -> Result<(f32, BTreeMap<String, Tensor>)> {
+    let generated = learner.adapters(&batch.conditions, Some(rng))?;
+    // The adapters become leaves: the base's backward pass ends at them.
+    let mut adapters = lora_batch(&generated, learner.scale())?;
+    let mut leaves: BTreeMap<String, Vec<(Var, Var)>> = BTreeMap::new();
+    for (name, pairs) in &mut adapters.pairs {
+        for pair in pairs {
+            let (a, b) = (Var::from_tensor(&pair.a)?, Var::from_tensor(&pair.b_transposed)?);
+            *pair = LoraPair { a: a.as_tensor().clone(), b_transposed: b.as_tensor().clone() };
+            leaves.entry(name.clone()).or_default().push((a, b));
+        }
+    }
+    let noise = (settings.neftune_alpha > 0.0)
+        .then(|| embedding_noise(base, batch, settings.neftune_alpha, rng))
+        .transpose()?;
+    let adapters = match settings.lora_dropout {
+        rate if rate > 0.0 => adapters.with_dropout(rate, ChaCha8Rng::from_rng(rng)),
+        _ => adapters,
+    };
+    let loss = answer_loss(base, batch, &adapters, settings.label_smoothing, noise.as_ref())?;
+    let value = loss.to_scalar()?;
+    let pulled = {
+        let gradients = loss.backward()?;
+        drop(loss);
+        pull(&generated, &leaves, settings.adapter_decay, |var| {
+            gradients.get(var).cloned().context("an adapter got no gradient")
+        })?
+    };
+    let gradients = pulled.backward()?;
+    let named = learner.parameters().into_iter();
+    let named = named.filter_map(|(name, var)| Some((name, gradients.get(&var)?.clone())));
+    Ok((value, named.collect()))
+}
+
+/// `Σ ∂loss/∂A · A` and the same for B: it has the loss's gradient with respect to whatever the
+/// matrices were computed from. The mean squares of the matrices are added with weight `decay`.
+fn pull(
+    generated: &[GeneratedModule],
+    leaves: &BTreeMap<String, Vec<(Var, Var)>>,
+    decay: f32,
+    gradient: impl Fn(&Var) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let first = generated.first().context("an adapter without modules")?;
+    let mut objective = Tensor::zeros((), DType::F32, first.a.device())?;
+    for module in generated {
+        let pairs = leaves.get(&module.name).context("a module without leaves")?;
+        let of_a = pairs.iter().map(|(a, _)| gradient(a)).collect::<Result<Vec<_>>>()?;
+        let of_b = pairs.iter().map(|(_, b)| gradient(b)).collect::<Result<Vec<_>>>()?;
+        for (matrix, gradients) in [(&module.a, of_a), (&module.b_transposed, of_b)] {
+            let pull = (matrix * Tensor::stack(&gradients, 1)?)?.sum_all()?;
+            let decay = (matrix.sqr()?.mean_all()? * f64::from(decay))?;
+            objective = (objective + (pull + decay)?)?;
+        }
+    }
+    Ok(objective)
+}
+
+/// NEFTune (Jain et al., 2023): uniform in ±alpha / √(tokens · width) per row.
+fn embedding_noise(
+    base: &Decoder,
+    batch: &TrainingBatch,
+    alpha: f32,
+    rng: &mut ChaCha8Rng,
+) -> Result<Tensor> {
+    let (rows, tokens, hidden) = (batch.packed.rows, batch.packed.width, base.config.hidden);
+    let bound = alpha / ((tokens * hidden) as f32).sqrt();
+    let noise: Vec<f32> =
+        (0..rows * tokens * hidden).map(|_| rng.random_range(-bound..bound)).collect();
+    Ok(Tensor::from_vec(noise, (rows, tokens, hidden), &base.device)?)
+}
+
+#[cfg(test)]
+mod tests;
