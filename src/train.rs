@@ -73,9 +73,9 @@ pub struct NetworkOptions {
     /// Output space of the hypernetwork: L (whole adapter), M (one matrix) or S (one rank)
     #[arg(long, default_value = "L")]
     pub variant: Variant,
+    /// Size and place of the adapters.
     #[command(flatten)]
     #[serde(flatten)]
-    #[allow(missing_docs)]
     pub adapter: AdapterOptions,
     /// Latent size of the hypernetwork, a multiple of 4
     #[arg(long, default_value_t = 256)]
@@ -108,23 +108,23 @@ pub struct TrainOptions {
     /// What an adapter depends on
     #[arg(long, value_enum, default_value_t = ConditionKind::Description)]
     pub condition: ConditionKind,
+    /// Sizes of the hypernetwork.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub network: NetworkOptions,
+    /// Which tasks and texts.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub data: DataOptions,
+    /// Size of a batch.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub batch: BatchOptions,
+    /// What shapes the loss.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub loss: StepSettings,
+    /// How reconstruction compares.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub reconstruction: ReconstructionOptions,
+    /// Settings of the loop.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub run: RunOptions,
 }
 

@@ -8,7 +8,6 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
@@ -20,25 +19,6 @@ use t2lc::train::run::RunOptions;
 use t2lc::train::sft::StepSettings;
 use t2lc::train::{AdapterOptions, NetworkOptions, TrainOptions, TrainPaths, train};
 use t2lc_export::checkpoint::{Checkpoint, Variant};
-
-/// A pack of two training tasks and a held-out one, cut from the real pack.
-fn small_pack(dir: &Path) -> PathBuf {
-    let pack = dir.join("pack");
-    fs::create_dir_all(pack.join("tasks")).unwrap();
-    let source = support::parts::fixture("taskpack");
-    let index = fs::read(source.join("tasks.json")).unwrap();
-    let mut index: Value = serde_json::from_slice(&index).unwrap();
-    let wanted = ["country_to_capital", "antonym", "synonym"];
-    let tasks = index["tasks"].as_array_mut().unwrap();
-    tasks.retain(|task| wanted.contains(&task["id"].as_str().unwrap()));
-    assert_eq!(tasks.len(), wanted.len());
-    for task in tasks {
-        let file = task["file"].as_str().unwrap();
-        fs::copy(source.join(file), pack.join(file)).unwrap();
-    }
-    fs::write(pack.join("tasks.json"), index.to_string()).unwrap();
-    pack
-}
 
 fn options() -> TrainOptions {
     TrainOptions {
@@ -103,7 +83,7 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
         library: None,
         run: dir.path().join(run),
     };
-    small_pack(dir.path());
+    support::pack::small_pack(dir.path());
     let whole = train(&paths("whole"), &options(), false, &running()).unwrap().last;
     assert!(whole.ends_with("step-000004"), "{}", whole.display());
 

@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn the_plain_format_asks_for_an_answer() {
         let user = Message { role: "user", content: "big" };
-        assert_eq!(plain(&[user.clone()]), "big\n\nAnswer:");
+        assert_eq!(plain(std::slice::from_ref(&user)), "big\n\nAnswer:");
         let answer = Message { role: "assistant", content: "small" };
         assert_eq!(plain(&[user.clone(), answer, user]), "big\n\nAnswer: small\n\nbig\n\nAnswer:");
     }

@@ -186,6 +186,7 @@ impl Decoder {
     }
 
     /// `x + attention(norm(x))`
+    #[allow(clippy::many_single_char_names)] // x, q, k, v and y are what everybody calls them
     fn attention(
         &self,
         layer: &Layer,

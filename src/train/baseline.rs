@@ -37,20 +37,20 @@ const RUNS: &str = ".runs";
 /// Everything that decides the outcome of a plain LoRA, besides its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct LoraOptions {
+    /// Size and place of the adapters.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub adapter: AdapterOptions,
+    /// Which tasks and texts.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub data: DataOptions,
+    /// Size of a batch.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub batch: BatchOptions,
+    /// What shapes the loss.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub loss: StepSettings,
+    /// Settings of the loop.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub run: RunOptions,
 }
 
@@ -154,14 +154,13 @@ impl<'a> LoraTrainer<'a> {
         });
         let directory = RunDirectory::open(run, identity, resume)?;
         let (base, device) = (self.base.clone(), &self.device);
-        let lora = match directory.checkpoint() {
-            Some(checkpoint) => PlainLora::load(checkpoint, base, device)?,
-            None => {
-                let AdapterOptions { rank, alpha, rslora, .. } = self.options.adapter;
-                let size = LoraSize { rank, alpha, use_rslora: rslora };
-                let mut rng = ChaCha8Rng::seed_from_u64(self.options.run.seed);
-                PlainLora::new(base, size, &mut rng, device)?
-            }
+        let lora = if let Some(checkpoint) = directory.checkpoint() {
+            PlainLora::load(checkpoint, base, device)?
+        } else {
+            let AdapterOptions { rank, alpha, rslora, .. } = self.options.adapter;
+            let size = LoraSize { rank, alpha, use_rslora: rslora };
+            let mut rng = ChaCha8Rng::seed_from_u64(self.options.run.seed);
+            PlainLora::new(base, size, &mut rng, device)?
         };
         let LoraOptions { batch, loss: settings, run: options, .. } = self.options;
         let seed = options.seed;

@@ -4,6 +4,8 @@
 //! uninterrupted one would have seen. A row holds as many examples of its task as fit its token
 //! budget: tasks with short examples get more of them, and rows come out equally long.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -53,60 +55,121 @@ pub fn tokenize(
     Ok(all.into_iter().filter(|e| e.prompt.len() + e.answer.len() <= max_tokens).collect())
 }
 
+/// Padded tokens that one part of a batch has at most, unless a single row has more: what is kept
+/// for the backward pass grows with them, and larger products are hardly faster.
+const PART_TOKENS: usize = 640;
+/// Rows of a part are at least this share of its longest one.
+const SHORTEST_SHARE: f64 = 0.7;
+
 /// What one step computes.
 #[derive(Debug)]
 pub struct TrainingBatch {
-    /// One row per task.
-    pub packed: PackedBatch,
-    /// What the adapter of each row depends on.
+    /// Rows of similar length, the longest first; each part is computed on its own.
+    pub parts: Vec<BatchPart>,
+    /// What the adapter of each row depends on, in the order of the parts.
     pub conditions: Vec<Vec<f32>>,
     /// Name of the task of each row.
     pub tasks: Vec<String>,
-    /// Flat indices of the tokens that predict an answer token.
-    pub predict_at: Vec<u32>,
-    /// The answer tokens they should predict.
-    pub targets: Vec<u32>,
-    /// Weight of each: rows, examples of a row and tokens of an answer weigh equally; sums to 1.
-    pub weights: Vec<f32>,
     /// Tokens computed, padding left out.
     pub tokens: usize,
 }
 
+/// Consecutive rows of a batch.
+#[derive(Debug)]
+pub struct BatchPart {
+    /// Which rows of the batch.
+    pub rows: Range<usize>,
+    /// Their tokens.
+    pub packed: PackedBatch,
+    /// Flat indices of the tokens that predict an answer token.
+    pub predict_at: Vec<u32>,
+    /// The answer tokens they should predict.
+    pub targets: Vec<u32>,
+    /// Weight of each: rows, examples of a row and tokens of an answer weigh equally; the weights
+    /// of all parts sum to 1.
+    pub weights: Vec<f32>,
+}
+
 impl TrainingBatch {
-    /// Packs one row per entry of `rows`.
+    /// Packs one row per entry of `rows`, sorted by length.
     ///
     /// # Errors
     /// A row without examples.
     pub fn pack(rows: Vec<Row<'_>>) -> Result<Self> {
-        let mut packed = Vec::with_capacity(rows.len());
-        let mut places = Vec::new(); // (row, first predicting token, answer, weight)
-        for (index, Row { examples, .. }) in rows.iter().enumerate() {
-            let first = examples.first().context("a row without examples")?;
-            let prompts: Vec<&[u32]> = examples.iter().map(|e| e.prompt.as_slice()).collect();
-            let shared = shared_prefix(&prompts);
-            let mut row = PackedRow::with_prefix(&first.prompt[..shared]);
-            for (segment, example) in (1..).zip(examples) {
-                let (prompt, answer) = (&example.prompt[shared..], &example.answer);
-                let start = row.extend(prompt, segment, shared);
-                // The end of the answer predicts nothing, so it is never an input.
-                row.extend(&answer[..answer.len() - 1], segment, example.prompt.len());
-                let weight = 1.0 / (rows.len() * examples.len() * answer.len()) as f32;
-                places.push((index, start + prompt.len() - 1, answer, weight));
-            }
-            packed.push(row);
+        let packed = rows.into_iter().map(|row| Ok((PlacedRow::new(&row)?, row)));
+        let mut packed = packed.collect::<Result<Vec<_>>>()?;
+        packed.sort_by_key(|(placed, _)| std::cmp::Reverse(placed.row.len()));
+        let (placed, rows): (Vec<PlacedRow<'_>>, Vec<Row<'_>>) = packed.into_iter().unzip();
+        let ranges = similar_lengths(&placed.iter().map(|p| p.row.len()).collect::<Vec<_>>());
+        let part = |range: Range<usize>| BatchPart::new(range, &placed);
+        Ok(Self {
+            parts: ranges.into_iter().map(part).collect::<Result<_>>()?,
+            tokens: placed.iter().map(|placed| placed.row.len()).sum(),
+            tasks: rows.iter().map(|row| row.task.clone()).collect(),
+            conditions: rows.into_iter().map(|row| row.condition).collect(),
+        })
+    }
+}
+
+/// Cuts falling lengths into parts of little padding.
+fn similar_lengths(lengths: &[usize]) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for (index, &length) in lengths.iter().enumerate() {
+        let (longest, rows) = (lengths[start], index - start);
+        let alike = length as f64 >= SHORTEST_SHARE * longest as f64;
+        if rows > 0 && (!alike || (rows + 1) * longest > PART_TOKENS) {
+            parts.push(start..index);
+            start = index;
         }
-        let tokens = packed.iter().map(PackedRow::len).sum();
+    }
+    parts.push(start..lengths.len());
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// A row as tokens, and where its answers are.
+struct PlacedRow<'t> {
+    row: PackedRow,
+    /// Per example, the first token that predicts, and the answer.
+    answers: Vec<(usize, &'t [u32])>,
+}
+
+impl<'t> PlacedRow<'t> {
+    fn new(Row { examples, .. }: &Row<'t>) -> Result<Self> {
+        let first = examples.first().context("a row without examples")?;
+        let prompts: Vec<&[u32]> = examples.iter().map(|e| e.prompt.as_slice()).collect();
+        let shared = shared_prefix(&prompts);
+        let mut row = PackedRow::with_prefix(&first.prompt[..shared]);
+        let mut answers = Vec::with_capacity(examples.len());
+        for (segment, example) in (1..).zip(examples) {
+            let (prompt, answer) = (&example.prompt[shared..], example.answer.as_slice());
+            let start = row.extend(prompt, segment, shared);
+            // The end of the answer predicts nothing, so it is never an input.
+            row.extend(&answer[..answer.len() - 1], segment, example.prompt.len());
+            answers.push((start + prompt.len() - 1, answer));
+        }
+        Ok(Self { row, answers })
+    }
+}
+
+impl BatchPart {
+    fn new(rows: Range<usize>, all: &[PlacedRow<'_>]) -> Result<Self> {
+        let own = &all[rows.clone()];
+        let packed: Vec<PackedRow> = own.iter().map(|placed| placed.row.clone()).collect();
         let packed = PackedBatch::new(&packed);
         let (mut predict_at, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, start, answer, weight) in places {
-            for (offset, &token) in answer.iter().enumerate() {
-                predict_at.push(u32::try_from(row * packed.width + start + offset)?);
-                targets.push(token);
-                weights.push(weight);
+        for (row, PlacedRow { answers, .. }) in own.iter().enumerate() {
+            for (start, answer) in answers {
+                let weight = 1.0 / (all.len() * answers.len() * answer.len()) as f32;
+                for (offset, &token) in answer.iter().enumerate() {
+                    predict_at.push(u32::try_from(row * packed.width + start + offset)?);
+                    targets.push(token);
+                    weights.push(weight);
+                }
             }
         }
-        let (conditions, tasks) = rows.into_iter().map(|row| (row.condition, row.task)).unzip();
-        Ok(Self { packed, conditions, tasks, predict_at, targets, weights, tokens })
+        Ok(Self { rows, packed, predict_at, targets, weights })
     }
 }
 
@@ -161,12 +224,11 @@ impl Sampler<'_> {
             let kinds = task.conditions.len();
             let condition = (kinds > 0).then(|| rng.random_range(0..kinds));
             let mut examples = self.draw_examples(task, rng);
-            let condition = match condition {
-                Some(index) => task.conditions[index].clone(),
-                None => {
-                    examples.truncate(1);
-                    embed_input(self.encoder, &examples)?
-                }
+            let condition = if let Some(index) = condition {
+                task.conditions[index].clone()
+            } else {
+                examples.truncate(1);
+                embed_input(self.encoder, &examples)?
             };
             Ok(Row { task: task.id.clone(), examples, condition })
         });
@@ -228,7 +290,10 @@ pub fn fill_row<'t>(
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchOptions, Row, Sampler, TaskData, TokenizedExample, TrainingBatch};
+    use super::{
+        BatchOptions, BatchPart, Row, Sampler, TaskData, TokenizedExample, TrainingBatch,
+        similar_lengths,
+    };
     use crate::train::run::batch_rng;
 
     fn example(prompt: &[u32], answer: &[u32]) -> TokenizedExample {
@@ -241,12 +306,41 @@ mod tests {
         let (a, b) = (example(&[1, 2, 3], &[4, 9]), example(&[1, 2, 5, 6], &[9]));
         let row = Row { task: "t".into(), examples: vec![&a, &b], condition: vec![0.0] };
         let batch = TrainingBatch::pack(vec![row]).unwrap();
+        let [part] = &batch.parts[..] else { panic!("{} parts", batch.parts.len()) };
         // prefix 1 2 | 3 4 | 5 6
-        assert_eq!(batch.packed.ids, [1, 2, 3, 4, 5, 6]);
-        assert_eq!(batch.packed.positions, [0, 1, 2, 3, 2, 3]);
-        assert_eq!(batch.predict_at, [2, 3, 5]);
-        assert_eq!(batch.targets, [4, 9, 9]);
-        assert_eq!(batch.weights, [0.25, 0.25, 0.5]);
+        assert_eq!(part.packed.ids, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(part.packed.positions, [0, 1, 2, 3, 2, 3]);
+        assert_eq!(part.predict_at, [2, 3, 5]);
+        assert_eq!(part.targets, [4, 9, 9]);
+        assert_eq!(part.weights, [0.25, 0.25, 0.5]);
+    }
+
+    #[test]
+    fn rows_of_other_lengths_are_computed_apart_and_weigh_the_same() {
+        let long: Vec<u32> = (0..500).collect();
+        let (long, short) = (example(&long, &[9]), example(&[1, 2], &[4, 9]));
+        let row = |example, value| Row {
+            task: format!("{value}"),
+            examples: vec![example],
+            condition: vec![value],
+        };
+        let rows = vec![row(&short, 0.0), row(&long, 1.0), row(&short, 2.0)];
+        let batch = TrainingBatch::pack(rows).unwrap();
+        assert_eq!(batch.conditions, [[1.0], [0.0], [2.0]]);
+        assert_eq!(batch.tasks, ["1", "0", "2"]);
+        let ranges: Vec<_> = batch.parts.iter().map(|part| part.rows.clone()).collect();
+        assert_eq!(ranges, [0..1, 1..3]);
+        let weight = |part: &BatchPart| part.weights.iter().sum::<f32>();
+        assert!((weight(&batch.parts[0]) - 1.0 / 3.0).abs() < 1e-6);
+        assert!((weight(&batch.parts[1]) - 2.0 / 3.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn parts_keep_their_budget() {
+        assert!(similar_lengths(&[]).is_empty());
+        assert_eq!(similar_lengths(&[9000]), [0..1]);
+        assert_eq!(similar_lengths(&[200; 7]), [0..3, 3..6, 6..7]);
+        assert_eq!(similar_lengths(&[100, 80, 60, 59]), [0..2, 2..4]);
     }
 
     #[test]
@@ -260,13 +354,14 @@ mod tests {
         let options = BatchOptions { tasks_per_batch: 2, row_tokens: 18, max_examples: 9 };
         let sampler = Sampler { tasks: &tasks, encoder: None, options: &options, seed: 5 };
         let batch = |number| sampler.batch(number, &mut batch_rng(5, number)).unwrap();
-        assert_eq!(batch(7).packed.ids, batch(7).packed.ids);
-        assert_ne!(batch(7).packed.ids, batch(8).packed.ids);
-        assert_eq!(batch(3).packed.width, 18); // 2 shared, 4 examples of 3 + 1
-        // An epoch of three tasks fills one batch and a half.
-        let mut seen = [batch(0).tasks, batch(1).tasks[..1].to_vec()].concat();
+        let ids = |number| batch(number).parts[0].packed.ids.clone();
+        assert_eq!(ids(7), ids(7));
+        assert_ne!(ids(7), ids(8));
+        assert_eq!(batch(3).parts[0].packed.width, 18); // 2 shared, 4 examples of 3 + 1
+        // Two epochs of three tasks fill three batches.
+        let mut seen = [batch(0).tasks, batch(1).tasks, batch(2).tasks].concat();
         seen.sort();
-        assert_eq!(seen, ["2", "3", "4"]);
+        assert_eq!(seen, ["2", "2", "3", "3", "4", "4"]);
     }
 
     #[test]

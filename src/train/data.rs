@@ -79,12 +79,11 @@ impl TrainingData {
         options: &DataOptions,
         device: &Device,
     ) -> Result<Self> {
-        let encoder = match kind {
-            ConditionKind::Nothing => None,
-            _ => {
-                let dir = encoder.context("this training needs a text encoder")?;
-                Some(DescriptionEncoder::load(dir, device)?)
-            }
+        let encoder = if kind == ConditionKind::Nothing {
+            None
+        } else {
+            let dir = encoder.context("this training needs a text encoder")?;
+            Some(DescriptionEncoder::load(dir, device)?)
         };
         let preparation = Preparation { chat, encoder: encoder.as_ref(), kind, options };
         let training = pack

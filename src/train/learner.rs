@@ -1,6 +1,7 @@
 //! What supervised training learns: something that gives every row of a batch an adapter.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
@@ -70,17 +71,23 @@ impl Hypernet {
     }
 }
 
-/// Splits generated matrices into the per-layer pairs that the decoder applies, without gradients.
+/// Splits the generated matrices of some rows into the per-layer pairs that the decoder applies,
+/// without gradients.
 ///
 /// # Errors
 /// Matrices of the wrong rank.
-pub fn lora_batch(generated: &[GeneratedModule], scale: f64) -> Result<LoraBatch> {
+pub fn lora_batch(
+    generated: &[GeneratedModule],
+    rows: Range<usize>,
+    scale: f64,
+) -> Result<LoraBatch> {
     let mut pairs = BTreeMap::new();
     for module in generated {
         let layers = module.a.dim(1)?;
         let pair = |layer: usize| -> Result<LoraPair> {
-            let of =
-                |t: &Tensor| -> Result<Tensor> { Ok(t.detach().i((.., layer))?.contiguous()?) };
+            let of = |t: &Tensor| -> Result<Tensor> {
+                Ok(t.detach().i((rows.clone(), layer))?.contiguous()?)
+            };
             Ok(LoraPair { a: of(&module.a)?, b_transposed: of(&module.b_transposed)? })
         };
         pairs.insert(module.name.clone(), (0..layers).map(pair).collect::<Result<_>>()?);

@@ -216,7 +216,7 @@ impl RunDirectory {
             interrupted = stop.load(Ordering::SeqCst);
             let stale = options.patience > 0 && progress.state.stale >= options.patience;
             let last = progress.state.step == options.steps || interrupted || stale;
-            if last || progress.state.step % options.checkpoint_every.max(1) == 0 {
+            if last || progress.state.step.is_multiple_of(options.checkpoint_every.max(1)) {
                 progress.saved =
                     Some(state::save(&self.path, objective, &optimizer, &progress.state)?);
             }
@@ -254,7 +254,7 @@ impl RunDirectory {
         let tokens_per_s = accumulated.tokens as f64 / started.elapsed().as_secs_f64();
         progress.state.step += 1;
         let done = progress.state.step;
-        let validate = done % options.validate_every.max(1) == 0 || done == options.steps;
+        let validate = done.is_multiple_of(options.validate_every.max(1)) || done == options.steps;
         let validation_loss = validate.then(|| objective.validation()).transpose()?;
         if let Some(losses) = validation_loss.as_ref().filter(|losses| !losses.is_empty()) {
             let mean = losses.values().sum::<f32>() / losses.len() as f32;

@@ -3,7 +3,8 @@
 //! One step: the learner turns one condition per row into an adapter; the frozen base, with each
 //! row under its own adapter, predicts the answers; the loss's gradient with respect to the
 //! adapters comes back from the base, and the learner's backward pass starts from it. The two
-//! backward passes meet at the adapter, so the base's graph is freed before the learner's is walked.
+//! backward passes meet at the adapter, so the base's graph is freed before the learner's is walked,
+//! and the base computes a few rows of similar length at a time.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{BatchOptions, Row, Sampler, TrainingBatch, embed_input, fill_row};
+use super::batch::{BatchOptions, BatchPart, Row, Sampler, TrainingBatch, embed_input, fill_row};
 use super::data::{TaskData, TrainingData};
 use super::hypernet::GeneratedModule;
 use super::learner::{Learner, lora_batch};
@@ -78,8 +79,12 @@ impl Objective for Sft<'_> {
         for (group, task) in &self.data.validation {
             let batch = self.validation_batch(task)?;
             let generated = self.learner.adapters(&batch.conditions, None)?;
-            let adapters = lora_batch(&generated, self.learner.scale())?;
-            let loss = answer_loss(self.base, &batch, &adapters, 0.0, None)?.to_scalar::<f32>()?;
+            let mut loss = 0.0;
+            for part in &batch.parts {
+                let adapters = lora_batch(&generated, part.rows.clone(), self.learner.scale())?;
+                let of_part = answer_loss(self.base, part, &adapters, 0.0, None)?;
+                loss += of_part.to_scalar::<f32>()?;
+            }
             let sum = sums.entry(group.clone()).or_default();
             *sum = (sum.0 + loss, sum.1 + 1.0);
         }
@@ -108,22 +113,22 @@ impl Sft<'_> {
     }
 }
 
-/// Weighted cross-entropy of the answers.
+/// Weighted cross-entropy of the answers of a part.
 fn answer_loss(
     base: &Decoder,
-    batch: &TrainingBatch,
+    part: &BatchPart,
     adapters: &LoraBatch,
     smoothing: f32,
     noise: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let mut embedded = base.embed(&batch.packed)?;
+    let mut embedded = base.embed(&part.packed)?;
     if let Some(noise) = noise {
         embedded = (embedded + noise)?;
     }
-    let hidden = base.forward_embedded(embedded, &batch.packed, Some(adapters), None)?;
-    let logits = base.logits(&hidden, &batch.predict_at)?;
-    let losses = cross_entropy(&logits, &Arc::new(batch.targets.clone()), smoothing)?;
-    let weights = Tensor::from_slice(&batch.weights, batch.weights.len(), &base.device)?;
+    let hidden = base.forward_embedded(embedded, &part.packed, Some(adapters), None)?;
+    let logits = base.logits(&hidden, &part.predict_at)?;
+    let losses = cross_entropy(&logits, &Arc::new(part.targets.clone()), smoothing)?;
+    let weights = Tensor::from_slice(&part.weights, part.weights.len(), &base.device)?;
     Ok((losses * weights)?.sum_all()?)
 }
 
@@ -139,8 +144,35 @@ pub fn step_gradients(
     rng: &mut ChaCha8Rng,
 ) -> Result<(f32, BTreeMap<String, Tensor>)> {
     let generated = learner.adapters(&batch.conditions, Some(rng))?;
+    let mut loss = 0.0;
+    let mut gradients = AdapterGradients::default();
+    for part in &batch.parts {
+        let adapters = lora_batch(&generated, part.rows.clone(), learner.scale())?;
+        loss += part_gradients(base, part, adapters, settings, rng, &mut gradients)?;
+    }
+    let objective = pull(&generated, &gradients, settings.adapter_decay)?;
+    drop(gradients);
+    let gradients = objective.backward()?;
+    let named = learner.parameters().into_iter();
+    let named = named.filter_map(|(name, var)| Some((name, gradients.get(&var)?.clone())));
+    Ok((loss, named.collect()))
+}
+
+/// Gradients with respect to A and Bᵀ, `[rows, layers, rank, width]`: per module, one of each per
+/// part.
+type AdapterGradients = BTreeMap<String, (Vec<Tensor>, Vec<Tensor>)>;
+
+/// Loss of a part; adds the gradients of its adapters. Everything the backward pass needed is freed
+/// before the next part is computed.
+fn part_gradients(
+    base: &Decoder,
+    part: &BatchPart,
+    mut adapters: LoraBatch,
+    settings: &StepSettings,
+    rng: &mut ChaCha8Rng,
+    all: &mut AdapterGradients,
+) -> Result<f32> {
     // The adapters become leaves: the base's backward pass ends at them.
-    let mut adapters = lora_batch(&generated, learner.scale())?;
     let mut leaves: BTreeMap<String, Vec<(Var, Var)>> = BTreeMap::new();
     for (name, pairs) in &mut adapters.pairs {
         for pair in pairs {
@@ -150,43 +182,33 @@ pub fn step_gradients(
         }
     }
     let noise = (settings.neftune_alpha > 0.0)
-        .then(|| embedding_noise(base, batch, settings.neftune_alpha, rng))
+        .then(|| embedding_noise(base, part, settings.neftune_alpha, rng))
         .transpose()?;
-    let adapters = match settings.lora_dropout {
-        rate if rate > 0.0 => adapters.with_dropout(rate, ChaCha8Rng::from_rng(rng)),
-        _ => adapters,
-    };
-    let loss = answer_loss(base, batch, &adapters, settings.label_smoothing, noise.as_ref())?;
-    let value = loss.to_scalar()?;
-    let pulled = {
-        let gradients = loss.backward()?;
-        drop(loss);
-        pull(&generated, &leaves, settings.adapter_decay, |var| {
-            gradients.get(var).cloned().context("an adapter got no gradient")
-        })?
-    };
-    let gradients = pulled.backward()?;
-    let named = learner.parameters().into_iter();
-    let named = named.filter_map(|(name, var)| Some((name, gradients.get(&var)?.clone())));
-    Ok((value, named.collect()))
+    if settings.lora_dropout > 0.0 {
+        adapters = adapters.with_dropout(settings.lora_dropout, ChaCha8Rng::from_rng(rng));
+    }
+    let loss = answer_loss(base, part, &adapters, settings.label_smoothing, noise.as_ref())?;
+    let gradients = loss.backward()?;
+    let gradient = |var: &Var| gradients.get(var).context("an adapter got no gradient");
+    for (name, pairs) in &leaves {
+        let a = pairs.iter().map(|(a, _)| gradient(a)).collect::<Result<Vec<_>>>()?;
+        let b = pairs.iter().map(|(_, b)| gradient(b)).collect::<Result<Vec<_>>>()?;
+        let (of_a, of_b) = all.entry(name.clone()).or_default();
+        of_a.push(Tensor::stack(&a, 1)?);
+        of_b.push(Tensor::stack(&b, 1)?);
+    }
+    Ok(loss.to_scalar()?)
 }
 
 /// `Σ ∂loss/∂A · A` and the same for B: it has the loss's gradient with respect to whatever the
 /// matrices were computed from. The mean squares of the matrices are added with weight `decay`.
-fn pull(
-    generated: &[GeneratedModule],
-    leaves: &BTreeMap<String, Vec<(Var, Var)>>,
-    decay: f32,
-    gradient: impl Fn(&Var) -> Result<Tensor>,
-) -> Result<Tensor> {
+fn pull(generated: &[GeneratedModule], gradients: &AdapterGradients, decay: f32) -> Result<Tensor> {
     let first = generated.first().context("an adapter without modules")?;
     let mut objective = Tensor::zeros((), DType::F32, first.a.device())?;
     for module in generated {
-        let pairs = leaves.get(&module.name).context("a module without leaves")?;
-        let of_a = pairs.iter().map(|(a, _)| gradient(a)).collect::<Result<Vec<_>>>()?;
-        let of_b = pairs.iter().map(|(_, b)| gradient(b)).collect::<Result<Vec<_>>>()?;
+        let (of_a, of_b) = gradients.get(&module.name).context("a module without gradients")?;
         for (matrix, gradients) in [(&module.a, of_a), (&module.b_transposed, of_b)] {
-            let pull = (matrix * Tensor::stack(&gradients, 1)?)?.sum_all()?;
+            let pull = (matrix * Tensor::cat(gradients, 0)?)?.sum_all()?;
             let decay = (matrix.sqr()?.mean_all()? * f64::from(decay))?;
             objective = (objective + (pull + decay)?)?;
         }
@@ -197,11 +219,11 @@ fn pull(
 /// NEFTune (Jain et al., 2023): uniform in ±alpha / √(tokens · width) per row.
 fn embedding_noise(
     base: &Decoder,
-    batch: &TrainingBatch,
+    part: &BatchPart,
     alpha: f32,
     rng: &mut ChaCha8Rng,
 ) -> Result<Tensor> {
-    let (rows, tokens, hidden) = (batch.packed.rows, batch.packed.width, base.config.hidden);
+    let (rows, tokens, hidden) = (part.packed.rows, part.packed.width, base.config.hidden);
     let bound = alpha / ((tokens * hidden) as f32).sqrt();
     let noise: Vec<f32> =
         (0..rows * tokens * hidden).map(|_| rng.random_range(-bound..bound)).collect();

@@ -17,13 +17,15 @@ fn the_help_is_a_page() {
     Usage: t2lc [OPTIONS] <COMMAND>
 
     Commands:
-      compile  Turn a task description into an adapter
-      inspect  Show what is in an adapter, a bundle, a checkpoint or a PEFT directory
-      verify   Check an adapter or a bundle, and whether an adapter fits a base
-      export   Freeze a checkpoint and a text encoder into a bundle
-      train    Train a hypernetwork on a frozen base
-      eval     Score a bundle on the held-out tasks of a task pack
-      help     Print this message or the help of the given subcommand(s)
+      compile   Turn a task description into an adapter
+      inspect   Show what is in an adapter, a bundle, a checkpoint or a PEFT directory
+      verify    Check an adapter or a bundle, and whether an adapter fits a base
+      export    Freeze a checkpoint and a text encoder into a bundle
+      train     Train a hypernetwork on a frozen base
+      eval      Score a bundle on the held-out tasks of a task pack
+      baseline  Make the adapters that a hypernetwork is measured against
+      convert   Turn a PEFT adapter into a GGUF file for llama.cpp
+      help      Print this message or the help of the given subcommand(s)
 
     Options:
       -q, --quiet    Print errors only
@@ -108,8 +110,25 @@ fn the_manual_is_one_page_on_stdout_or_one_per_verb_in_a_folder() {
 
     fs::create_dir(folder.path("man1")).unwrap();
     folder.run_quietly(&["man", "--dir", "man1"]);
-    let verbs = ["-compile", "-eval", "-export", "-inspect", "-train", "-verify", ""];
-    assert_eq!(folder.names("man1"), verbs.map(|verb| format!("t2lc{verb}.1")));
+    let verbs = [
+        "-baseline",
+        "-compile",
+        "-convert",
+        "-eval",
+        "-export",
+        "-inspect",
+        "-train",
+        "-verify",
+        "",
+    ];
+    let mut pages = verbs.map(|verb| format!("t2lc{verb}.1")).to_vec();
+    // Without the trainer, `baseline` has no kinds.
+    if cfg!(feature = "train") {
+        let kinds = ["arrow", "average", "hyperdecoder", "lora", "multi-task"];
+        pages.extend(kinds.map(|kind| format!("t2lc-baseline-{kind}.1")));
+    }
+    pages.sort();
+    assert_eq!(folder.names("man1"), pages);
     let page = String::from_utf8(folder.read("man1/t2lc-compile.1")).unwrap();
     assert!(page.contains("legal.gguf"), "{page}");
 }

@@ -9,6 +9,8 @@
 pub(crate) mod decoder;
 pub(crate) mod difference;
 pub(crate) mod llama;
+#[cfg(feature = "train")]
+pub(crate) mod pack;
 pub(crate) mod parts;
 #[cfg(feature = "train")]
 pub(crate) mod twin;

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{StepSettings, answer_loss, step_gradients};
 use crate::base::decoder::Decoder;
 use crate::base::describe::describe_base;
-use crate::train::batch::{Row, TokenizedExample, TrainingBatch};
+use crate::train::batch::{BatchPart, Row, TokenizedExample, TrainingBatch};
 use crate::train::learner::{Learner, lora_batch};
 use crate::train::lora::{LoraSize, PlainLora};
 
@@ -64,9 +64,12 @@ fn check(family: &str) {
     let (_, gradients) = step_gradients(&base, &lora, &batch, &settings, &mut rng).unwrap();
     let loss = || -> f32 {
         let generated = lora.adapters(&batch.conditions, None).unwrap();
-        let adapters = lora_batch(&generated, lora.scale()).unwrap();
-        let loss = answer_loss(&base, &batch, &adapters, 0.1, None).unwrap();
-        loss.to_scalar().unwrap()
+        let of_part = |part: &BatchPart| -> f32 {
+            let adapters = lora_batch(&generated, part.rows.clone(), lora.scale()).unwrap();
+            let loss = answer_loss(&base, part, &adapters, 0.1, None).unwrap();
+            loss.to_scalar().unwrap()
+        };
+        batch.parts.iter().map(of_part).sum()
     };
     let mut worst: BTreeMap<String, f32> = BTreeMap::new();
     for (name, var) in lora.parameters() {
