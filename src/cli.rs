@@ -340,7 +340,7 @@ pub(crate) struct ArrowArgs {
     /// The task whose inputs are routed
     #[arg(long, value_name = "ID")]
     pub(crate) task: String,
-    /// Inputs that are routed, the first ones
+    /// Inputs that are routed, the first ones of its training examples
     #[arg(long, default_value_t = 32)]
     pub(crate) inputs: usize,
     /// Adapters that a token is routed to

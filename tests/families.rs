@@ -29,8 +29,9 @@ use support::{decoder, parts};
 const FAMILIES: [&str; 6] = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"];
 /// Largest difference from transformers, in units of the logits' spread.
 const LARGEST_SPREADS: f64 = 2e-4;
-/// Largest difference from llama.cpp with F32 weights, in units of the logits' spread.
-const LLAMA_CPP_SPREADS: f64 = 1e-3;
+/// Largest difference from llama.cpp with F32 weights, in units of the logits' spread: it computes
+/// GELU through a table of f16 values, which have a precision of 5e-4.
+const LLAMA_CPP_SPREADS: f64 = 1e-2;
 
 fn open(family: &str) -> Decoder {
     let dir = parts::fixture(format!("bases/{family}"));
@@ -233,4 +234,5 @@ fn gemma_has_the_logits_of_llama_cpp() {
         places.iter().map(|&at| theirs[usize::try_from(at).unwrap()].clone()).collect();
     let difference = Difference::between(&ours, &theirs);
     assert!(difference.largest <= LLAMA_CPP_SPREADS * difference.spread, "{difference}");
+    assert!(difference.same_argmax >= 1.0, "{difference}");
 }

@@ -4,15 +4,14 @@ use std::path::Path;
 
 use anyhow::Context;
 use t2lc::base::describe::describe_base;
-use t2lc::taskpack::{TaskPack, TaskSplit};
+use t2lc::taskpack::{ExampleSplit, TaskPack, TaskSplit};
 use t2lc::train::baseline::{LoraTrainer, Routing, arrow_mixture};
+use t2lc::train::data::ConditionKind;
 use t2lc::train::library::Library;
-use t2lc::train::train;
-use t2lc::train::{TrainPaths, data::ConditionKind};
 
 use super::failure::{Failure, Outcome};
 use super::output::{print_text, say};
-use super::train::stop_on_interrupt;
+use super::train::{run_conditioned, stop_on_interrupt};
 use super::{ArrowArgs, AverageArgs, BaselineCommand, LoraArgs, TrainArgs};
 
 /// Runs the verb; prints the directories of the adapters.
@@ -64,21 +63,11 @@ fn average(args: &AverageArgs) -> Outcome {
 }
 
 fn hyperdecoder(args: &TrainArgs, quiet: bool) -> Outcome {
-    let mut options = args.options.clone();
-    options.condition = ConditionKind::Input;
-    let paths = TrainPaths {
-        base: args.base.clone(),
-        encoder: args.encoder.clone(),
-        pack: args.pack.clone(),
-        warm_start: args.warm_start.clone(),
-        library: None,
-        run: args.output.clone(),
-    };
-    let finished = train(&paths, &options, args.resume, stop_on_interrupt()?.as_ref())?;
-    if finished.interrupted {
-        say(quiet, "stopped; continue with --resume");
+    if args.reconstruct.is_some() {
+        let what = anyhow::anyhow!("a library has no adapters for single inputs");
+        return Err(Failure::environment("baseline.usage", what).hint("leave out --reconstruct"));
     }
-    print_path(finished.best.as_ref().unwrap_or(&finished.last))
+    run_conditioned(args, ConditionKind::Input, quiet)
 }
 
 fn arrow(args: &ArrowArgs) -> Outcome {
@@ -87,7 +76,8 @@ fn arrow(args: &ArrowArgs) -> Outcome {
     let task = task.with_context(|| format!("the task pack has no task `{}`", args.task))?;
     let base = describe_base(&args.base, &args.modules)?;
     let library = Library::load(&args.library, &base)?;
-    let inputs = task.examples.iter().take(args.inputs).map(|example| example.input.as_str());
+    let inputs = task.examples_of(ExampleSplit::Train).take(args.inputs);
+    let inputs = inputs.map(|example| example.input.as_str());
     let mixture = arrow_mixture(
         &args.base,
         &base,

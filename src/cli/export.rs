@@ -21,12 +21,22 @@ use super::output::{human_bytes, say};
 #[derive(Deserialize)]
 struct RunRecord {
     step: usize,
+    identity: Identity,
+}
+
+#[derive(Deserialize)]
+struct Identity {
     data: Digest,
     options: RunOptions,
 }
 
 #[derive(Deserialize)]
 struct RunOptions {
+    run: SeedOption,
+}
+
+#[derive(Deserialize)]
+struct SeedOption {
     seed: u64,
 }
 
@@ -41,17 +51,18 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
         .with_context(|| format!("cannot read `{}`", path.display()))
         .map_err(input)?;
     let pack = TaskPack::load(&args.pack).map_err(|e| input(e.into()))?;
-    if pack.digest != record.data {
-        let (got, expected) = (pack.digest, record.data);
+    let data = record.identity.data;
+    if pack.digest != data {
+        let (got, expected) = (pack.digest, data);
         let error =
             anyhow::anyhow!("the task pack is {got}, the checkpoint was trained on {expected}");
         return Err(input(error));
     }
     let training = TrainingInfo {
-        data: record.data,
+        data,
         data_licences: licences(&pack),
         steps: record.step,
-        seed: record.options.seed,
+        seed: record.identity.options.run.seed,
     };
     let base_name = checkpoint.config.base.name.to_lowercase();
     let options = FreezeOptions {

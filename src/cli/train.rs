@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use t2lc::train::data::ConditionKind;
 use t2lc::train::run::{Finished, METRICS_FILE};
-use t2lc::train::{TrainPaths, plot, train};
+use t2lc::train::{TrainOptions, TrainPaths, plot, train};
 
 use super::TrainArgs;
 use super::failure::{Failure, Outcome};
@@ -14,9 +15,14 @@ use super::output::{print_text, say};
 
 /// Runs the verb; prints the directory of the best checkpoint, one line per seed.
 pub(crate) fn run(args: &TrainArgs, quiet: bool) -> Outcome {
+    run_conditioned(args, args.options.condition, quiet)
+}
+
+/// As [`run`], with adapters that depend on `condition`.
+pub(super) fn run_conditioned(args: &TrainArgs, condition: ConditionKind, quiet: bool) -> Outcome {
     let stop = stop_on_interrupt()?;
     for seed in if args.seeds.is_empty() { vec![None] } else { seeds(args) } {
-        let mut options = args.options.clone();
+        let mut options = TrainOptions { condition, ..args.options.clone() };
         let run = match seed {
             Some(seed) => {
                 options.run.seed = seed;

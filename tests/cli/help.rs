@@ -58,9 +58,9 @@ fn the_help_of_compile_is_a_page() {
                                  xnnpack, nnapi, qnn, directml [default: auto]
           --scale <SCALE>        Strength of the adapter; 1 is as trained [default: 1]
           --force                Overwrite an existing output
-      -q, --quiet                Print errors only
           --strict               Refuse a description that is unlike anything seen in training
           --json                 Print the result as JSON on stdout
+      -q, --quiet                Print errors only
       -h, --help                 Print help
       -V, --version              Print version
 
@@ -74,9 +74,9 @@ fn no_verb_and_no_such_verb_are_usage_errors() {
     let ran = folder.run(&[]);
     assert_eq!((ran.code, ran.stdout.len()), (Some(2), 0));
     assert!(ran.stderr.contains("Usage: t2lc [OPTIONS] <COMMAND>"), "{}", ran.stderr);
-    assert_snapshot!(folder.refused(&["conjure"]), @r"
+    assert_snapshot!(folder.refused(&["frobnicate"]), @r"
     exit 2
-    error: unrecognized subcommand 'conjure'
+    error: unrecognized subcommand 'frobnicate'
 
     Usage: t2lc [OPTIONS] <COMMAND>
 
