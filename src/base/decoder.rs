@@ -17,7 +17,10 @@ use candle_core::{Device, Tensor};
 
 use super::adapter::Delta;
 use super::family::{Activation, DecoderConfig};
-use super::fused::{RotaryTable, frozen_linear, geglu, masked_softmax, rms_norm, rope, swiglu};
+use super::fused::{
+    Heads, RotaryTable, frozen_linear, geglu, masked_softmax, packed_attention, rms_norm, rope,
+    swiglu,
+};
 use super::packed::PackedBatch;
 use super::source::{Part, Source};
 
@@ -210,11 +213,18 @@ impl Decoder {
         }
         let q = rope(&q, &scope.table, heads)?;
         let k = rope(&k, &scope.table, kv_heads)?;
-        let (mut k, mut v) = (self.split_heads(&k, pass.batch)?, self.split_heads(&v, pass.batch)?);
-        if let Some(cache) = cache {
-            (k, v) = cache.append(index, &k, &v)?;
-        }
-        let attended = self.attend(&q, &k, &v, pass.batch, &scope.mask)?;
+        let attended = if cache.is_none() && self.attends_in_place() {
+            let DecoderConfig { head_size: size, attention_scale: scale, .. } = self.config;
+            let shape = Heads { queries: heads, keys: kv_heads, size, scale };
+            packed_attention(&q, &k, &v, &scope.mask, shape)?
+        } else {
+            let (mut k, mut v) =
+                (self.split_heads(&k, pass.batch)?, self.split_heads(&v, pass.batch)?);
+            if let Some(cache) = cache {
+                (k, v) = cache.append(index, &k, &v)?;
+            }
+            self.attend(&q, &k, &v, pass.batch, &scope.mask)?
+        };
         let y = pass.apply(&layer.output, index, &attended)?;
         Ok(match &layer.post_attention_norm {
             Some(norm) => (x + rms_norm(&y, norm, norm_eps)?)?,
@@ -270,6 +280,11 @@ impl Decoder {
         let DecoderConfig { kv_heads, head_size, .. } = self.config;
         let split = x.reshape((batch.rows, batch.width, kv_heads, head_size))?;
         Ok(split.transpose(1, 2)?.contiguous()?)
+    }
+
+    /// Whether attention without a cache is one operation.
+    fn attends_in_place(&self) -> bool {
+        self.device.is_cpu() && self.config.attention_soft_cap.is_none()
     }
 
     /// Attention of `q [rows, width, heads · head_size]` over cached and own keys; the query heads

@@ -8,6 +8,7 @@
 //!
 //! All tensors are f32 and contiguous after [`candle_core::Tensor::contiguous`].
 
+mod attention;
 mod cross_entropy;
 mod geglu;
 mod linear;
@@ -16,6 +17,7 @@ mod rope;
 mod softmax;
 mod swiglu;
 
+pub use attention::{Heads, packed_attention};
 pub use cross_entropy::cross_entropy;
 pub use geglu::geglu;
 pub use linear::frozen_linear;

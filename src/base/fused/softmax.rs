@@ -46,6 +46,43 @@ impl CustomOp1 for MaskedSoftmax {
     }
 }
 
+/// `softmax(scale · scores)` of stacked lines `[n · queries, keys]` under `mask [queries, keys]`.
+pub(super) fn softmax_lines(scores: &[f32], mask: &[u8], keys: usize, scale: f32) -> Vec<f32> {
+    let mut probabilities = vec![0f32; scores.len()];
+    let rows = rows_per_block(keys);
+    let queries = mask.len() / keys.max(1);
+    probabilities
+        .par_chunks_mut(rows * keys)
+        .zip(scores.par_chunks(rows * keys))
+        .enumerate()
+        .for_each(|(block, (p, s))| {
+            let lines = p.chunks_exact_mut(keys).zip(s.chunks_exact(keys));
+            for (i, (p, s)) in lines.enumerate() {
+                let start = (block * rows + i) % queries * keys;
+                softmax_line(p, s, &mask[start..start + keys], scale);
+            }
+        });
+    probabilities
+}
+
+/// `ds` from `p` and `dp`, lines of `keys` values.
+pub(super) fn softmax_backward_lines(p: &[f32], dp: &[f32], keys: usize, scale: f32) -> Vec<f32> {
+    let block = rows_per_block(keys) * keys;
+    let mut ds = vec![0f32; p.len()];
+    ds.par_chunks_mut(block).zip(p.par_chunks(block)).zip(dp.par_chunks(block)).for_each(
+        |((ds, p), dp)| {
+            let lines = ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys));
+            for ((ds, p), dp) in lines.zip(dp.chunks_exact(keys)) {
+                let dot: f32 = p.iter().zip(dp).map(|(p, d)| p * d).sum();
+                for ((ds, p), dp) in ds.iter_mut().zip(p).zip(dp) {
+                    *ds = scale * p * (dp - dot);
+                }
+            }
+        },
+    );
+    ds
+}
+
 fn softmax_line(p: &mut [f32], scores: &[f32], mask: &[u8], scale: f32) {
     let mut largest = f32::NEG_INFINITY;
     for (s, &visible) in scores.iter().zip(mask) {
@@ -88,19 +125,7 @@ impl CustomOp2 for SoftmaxBackward {
         let p = slice_of(p, p_layout, "masked-softmax-backward")?;
         let dp = slice_of(dp, dp_layout, "masked-softmax-backward")?;
         let keys = p_layout.shape().dims4()?.3;
-        let block = rows_per_block(keys) * keys;
-        let mut ds = vec![0f32; p.len()];
-        ds.par_chunks_mut(block).zip(p.par_chunks(block)).zip(dp.par_chunks(block)).for_each(
-            |((ds, p), dp)| {
-                let lines = ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys));
-                for ((ds, p), dp) in lines.zip(dp.chunks_exact(keys)) {
-                    let dot: f32 = p.iter().zip(dp).map(|(p, d)| p * d).sum();
-                    for ((ds, p), dp) in ds.iter_mut().zip(p).zip(dp) {
-                        *ds = self.scale * p * (dp - dot);
-                    }
-                }
-            },
-        );
+        let ds = softmax_backward_lines(p, dp, keys, self.scale);
         Ok((CpuStorage::F32(ds), p_layout.shape().clone()))
     }
 }

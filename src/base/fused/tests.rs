@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 
-use super::{RotaryTable, cross_entropy, frozen_linear, masked_softmax, rms_norm, rope, swiglu};
+use super::{
+    Heads, RotaryTable, cross_entropy, frozen_linear, masked_softmax, packed_attention, rms_norm,
+    rope, swiglu,
+};
 
 fn assert_close(what: &str, a: &Tensor, b: &Tensor) -> Result<()> {
     let largest = b.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?.max(1.0);
@@ -78,4 +81,32 @@ fn cross_entropy_smooths_labels() -> Result<()> {
         |x| cross_entropy(x, &targets, 0.1),
         |x| super::cross_entropy::composed(x, &targets, 0.1),
     )
+}
+
+/// Attention put together from candle's products, over `[rows, tokens, (4 + 2 + 2) · 8]`.
+fn composed_attention(x: &Tensor, mask: &Arc<Vec<u8>>, scale: f32) -> Result<Tensor> {
+    let (rows, tokens, _) = x.dims3()?;
+    let heads = |start: usize, count: usize| -> Result<Tensor> {
+        let part = x.narrow(2, start * 8, count * 8)?.reshape((rows, tokens, count, 8))?;
+        part.transpose(1, 2)?.contiguous()
+    };
+    let q = heads(0, 4)?.reshape((rows, 2, 2 * tokens, 8))?;
+    let scores = q.matmul(&heads(4, 2)?.t()?)?;
+    let weights = super::softmax::composed(&scores, mask, tokens, scale)?;
+    let mixed = weights.matmul(&heads(6, 2)?)?.reshape((rows, 4, tokens, 8))?;
+    mixed.transpose(1, 2)?.reshape((rows, tokens, 32))
+}
+
+#[test]
+fn attention_sees_what_the_mask_shows() -> Result<()> {
+    let (rows, tokens) = (3, 5);
+    let mut mask: Vec<u8> = (0..rows * tokens * tokens).map(|i| u8::from(i % 3 != 1)).collect();
+    mask[..tokens].fill(0); // a token that sees nothing
+    let mask = Arc::new(mask);
+    let heads = Heads { queries: 4, keys: 2, size: 8, scale: 0.3 };
+    let fused = |x: &Tensor| -> Result<Tensor> {
+        let part = |start: usize, count: usize| x.narrow(2, start * 8, count * 8);
+        packed_attention(&part(0, 4)?, &part(4, 2)?, &part(6, 2)?, &mask, heads)
+    };
+    compare(&[rows, tokens, 64], fused, |x| composed_attention(x, &mask, 0.3))
 }
