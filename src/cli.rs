@@ -393,7 +393,7 @@ pub(crate) struct EvalArgs {
     /// Bundle directory [default: the one built in]
     #[arg(long, value_name = "DIR", conflicts_with = "no_bundle")]
     pub(crate) bundle: Option<PathBuf>,
-    /// Leave out the bundle: no `compiled` and no `random`
+    /// Leave out the bundle: no `compiled`, no `other` and no `random`
     #[arg(long)]
     pub(crate) no_bundle: bool,
     /// Tasks to score on, training tasks as well [default: the held-out ones]
@@ -405,6 +405,12 @@ pub(crate) struct EvalArgs {
     /// Examples per task, the first ones in file order
     #[arg(long, default_value_t = 40)]
     pub(crate) examples: usize,
+    /// Descriptions that stand for a task: those that no training sees, or those of training
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) wording: t2lc::taskpack::Wording,
+    /// Descriptions of each task that scores are the mean over
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) descriptions: usize,
     /// Add `N-shot`: the base with the first N training examples of the task in the prompt
     #[arg(long, value_name = "N")]
     pub(crate) shots: Option<usize>,

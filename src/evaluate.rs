@@ -28,9 +28,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::base::chat::Chat;
 use crate::base::decoder::Decoder;
-use crate::taskpack::{ExampleSplit, Metric, Task, TaskPack, TaskSplit};
+use crate::taskpack::{ExampleSplit, Metric, Task, TaskPack, TaskSplit, Wording};
 
-pub use contestant::{AdapterSource, Compile, Contestant, ExampleAdapter, PromptForm, TaskAdapter};
+pub use contestant::{
+    AdapterSource, Compile, Contestant, DescriptionAdapter, ExampleAdapter, PromptForm, TaskAdapter,
+};
 pub use estimate::Estimate;
 pub use report::{Evaluation, MeanScore, TaskScore, TaskScores, TierScores};
 
@@ -48,6 +50,10 @@ pub struct EvaluateOptions {
     pub split: ExampleSplit,
     /// Ids of the tasks, in the order of the report; none for the held-out ones.
     pub tasks: Vec<String>,
+    /// Which descriptions stand for a task.
+    pub wording: Wording,
+    /// Descriptions of each task that a score is the mean over; a task may have fewer.
+    pub descriptions: usize,
     /// Name of the contestant that the others are compared with.
     pub reference: String,
 }
@@ -107,6 +113,7 @@ pub fn chosen_tasks<'p>(pack: &'p TaskPack, ids: &[String]) -> Result<Vec<&'p Ta
 
 fn check(contestants: &[Contestant<'_>], options: &EvaluateOptions) -> Result<()> {
     ensure!(options.examples > 0, "no examples per task were asked for, expected at least 1");
+    ensure!(options.descriptions > 0, "no description was asked for, expected at least 1");
     for (index, Contestant { name, prompt, .. }) in contestants.iter().enumerate() {
         let taken = contestants[..index].iter().any(|other| other.name == *name);
         ensure!(!taken, "two contestants are called `{name}`");
@@ -157,9 +164,11 @@ fn evaluate_task(
     })
 }
 
-/// The description that stands for a task in the evaluation.
-fn description_of(task: &Task) -> Result<&str> {
-    task.evaluation_description().context("the task has no description")
+/// The descriptions that stand for a task in the evaluation.
+fn descriptions_of<'t>(task: &'t Task, options: &EvaluateOptions) -> Result<Vec<&'t str>> {
+    let texts: Vec<&str> = task.worded(options.wording).take(options.descriptions).collect();
+    ensure!(!texts.is_empty(), "the task has no description");
+    Ok(texts)
 }
 
 /// The pack's name of a metric.

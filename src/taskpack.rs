@@ -19,7 +19,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use t2lc_runtime::describe::Description;
 
 mod collection;
@@ -78,6 +78,18 @@ impl FromStr for ExampleSplit {
             _ => Err(format!("unknown split `{text}`, expected train, valid or test")),
         }
     }
+}
+
+/// Which descriptions stand for a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "train", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Wording {
+    /// Those that no training sees.
+    #[default]
+    Unseen,
+    /// Those that training may use: what was learned, not what carries over.
+    Training,
 }
 
 /// One input and its answer.
@@ -159,10 +171,24 @@ impl Task {
             .map(|(_, text)| text.as_str())
     }
 
-    /// The description that evaluation uses: the first one kept out of training.
-    pub fn evaluation_description(&self) -> Option<&str> {
-        let index = self.eval_description_ids.first().copied().unwrap_or(0);
-        self.descriptions.get(index).map(String::as_str)
+    /// Descriptions that no training sees, those kept out on purpose first. Of a held-out task that
+    /// is every description; a training task that keeps none out counts as having all of them.
+    pub fn unseen_descriptions(&self) -> impl Iterator<Item = &str> {
+        let kept_out = self.eval_description_ids.iter();
+        let others = (0..self.descriptions.len()).filter(|i| {
+            let unseen = self.split == TaskSplit::Heldout || self.eval_description_ids.is_empty();
+            unseen && !self.eval_description_ids.contains(i)
+        });
+        let indices = kept_out.copied().chain(others);
+        indices.filter_map(|i| self.descriptions.get(i)).map(String::as_str)
+    }
+
+    /// Descriptions of one kind.
+    pub fn worded(&self, wording: Wording) -> Box<dyn Iterator<Item = &str> + '_> {
+        match wording {
+            Wording::Unseen => Box::new(self.unseen_descriptions()),
+            Wording::Training => Box::new(self.training_descriptions()),
+        }
     }
 
     /// Examples of one split.
@@ -283,7 +309,7 @@ mod tests {
     fn a_task_made_by_hand_is_for_training() {
         let task = Task::new("say", "MIT", Metric::RougeL, vec!["say more".into()], Vec::new());
         assert_eq!(task.split, TaskSplit::Train);
-        assert_eq!(task.evaluation_description(), Some("say more"));
+        assert_eq!(task.unseen_descriptions().next(), Some("say more"));
         assert_eq!(task.training_descriptions().count(), 1);
     }
 }

@@ -50,6 +50,8 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
         seed: args.seed,
         split: args.split,
         tasks: args.tasks.clone(),
+        wording: args.wording,
+        descriptions: args.descriptions,
         reference: reference(args, &contestants)?,
     };
     let chat = Chat::open(&args.base)?;

@@ -8,11 +8,11 @@ use std::fmt;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use t2lc_runtime::digest::Digest;
 
-use super::description_of;
 use crate::base::adapter::Delta;
 use crate::taskpack::{Example, Task};
 
@@ -23,6 +23,8 @@ const RANDOM_TEXT_LEN: usize = 24;
 pub type Compile<'a> = Rc<dyn Fn(&str) -> Result<Rc<dyn Delta>> + 'a>;
 /// The adapter of a task, of one row; `None` where there is none.
 pub type TaskAdapter<'a> = Box<dyn FnMut(&Task) -> Result<Option<Rc<dyn Delta>>> + 'a>;
+/// The adapter for one description of a task, numbered from 0.
+pub type DescriptionAdapter<'a> = Box<dyn FnMut(&Task, usize, &str) -> Result<Rc<dyn Delta>> + 'a>;
 /// The adapter of one example of a task, of one row.
 pub type ExampleAdapter<'a> = Box<dyn FnMut(&Task, &Example) -> Result<Rc<dyn Delta>> + 'a>;
 
@@ -31,7 +33,7 @@ pub type ExampleAdapter<'a> = Box<dyn FnMut(&Task, &Example) -> Result<Rc<dyn De
 pub enum PromptForm {
     /// The input alone.
     Plain,
-    /// Evaluation description, blank line, input.
+    /// Description, blank line, input.
     Described,
     /// The first so many training examples of the task with their answers, then the input. A task
     /// may have fewer; one that has none is not scored.
@@ -44,6 +46,8 @@ pub enum AdapterSource<'a> {
     None,
     /// One adapter for all examples of a task.
     PerTask(TaskAdapter<'a>),
+    /// One adapter for each description of a task; the score is the mean over them.
+    PerDescription(DescriptionAdapter<'a>),
     /// Each example has an adapter of its own, so they are scored one by one.
     PerExample(ExampleAdapter<'a>),
 }
@@ -53,6 +57,7 @@ impl fmt::Debug for AdapterSource<'_> {
         f.write_str(match self {
             Self::None => "None",
             Self::PerTask(_) => "PerTask",
+            Self::PerDescription(_) => "PerDescription",
             Self::PerExample(_) => "PerExample",
         })
     }
@@ -85,18 +90,26 @@ impl<'a> Contestant<'a> {
         Self::without_adapter(format!("{shots}-shot"), PromptForm::Shots(shots))
     }
 
-    /// `compiled`: the adapter compiled from the evaluation description.
+    /// `compiled`: the adapter compiled from the task's own description.
     pub fn compiled(compile: Compile<'a>) -> Self {
-        Self::per_task("compiled", PromptForm::Plain, move |task| {
-            compiled(&compile, description_of(task)?).map(Some)
+        Self::per_description("compiled", move |_, _, text| compiled(&compile, text))
+    }
+
+    /// `other`: the adapter compiled from the description of another one of `tasks`, drawn by
+    /// `seed`; with a single task, its own.
+    pub fn other(compile: Compile<'a>, tasks: &[&Task], seed: u64) -> Self {
+        let others = descriptions_of_others(tasks, seed);
+        Self::per_description("other", move |task, number, text| {
+            let texts = others.get(&task.id).filter(|texts| !texts.is_empty());
+            compiled(&compile, texts.map_or(text, |texts| &texts[number % texts.len()]))
         })
     }
 
-    /// `random`: an adapter compiled from a random text. What it gains is not due to the
+    /// `random`: adapters compiled from random texts. What they gain is not due to the
     /// description.
     pub fn random(compile: Compile<'a>, seed: u64) -> Self {
-        Self::per_task("random", PromptForm::Plain, move |task| {
-            compiled(&compile, &random_text(seed, &task.id)).map(Some)
+        Self::per_description("random", move |task, number, _| {
+            compiled(&compile, &random_text(seed, &task.id, number))
         })
     }
 
@@ -131,6 +144,24 @@ impl<'a> Contestant<'a> {
         Self { name: name.into(), prompt, adapter: AdapterSource::PerTask(Box::new(adapter)) }
     }
 
+    /// Adapters by task and description, from any function.
+    pub fn per_description(
+        name: impl Into<String>,
+        adapter: impl FnMut(&Task, usize, &str) -> Result<Rc<dyn Delta>> + 'a,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            prompt: PromptForm::Plain,
+            adapter: AdapterSource::PerDescription(Box::new(adapter)),
+        }
+    }
+
+    /// Whether the score depends on the wording of the description.
+    pub(super) fn is_described(&self) -> bool {
+        self.prompt == PromptForm::Described
+            || matches!(self.adapter, AdapterSource::PerDescription(_))
+    }
+
     fn without_adapter(name: impl Into<String>, prompt: PromptForm) -> Self {
         Self { name: name.into(), prompt, adapter: AdapterSource::None }
     }
@@ -140,29 +171,58 @@ fn compiled(compile: &Compile<'_>, text: &str) -> Result<Rc<dyn Delta>> {
     compile(text).with_context(|| format!("cannot compile the description `{text}`"))
 }
 
-/// A text without meaning, the same for the same seed and task: lower-case letters, digits, spaces.
-pub(super) fn random_text(seed: u64, task_id: &str) -> String {
+/// For each task the unseen descriptions of another one: the tasks in a random order, each with the
+/// descriptions of the next.
+fn descriptions_of_others(tasks: &[&Task], seed: u64) -> BTreeMap<String, Vec<String>> {
+    let mut order = tasks.to_vec();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let next = order.iter().cycle().skip(1);
+    let texts = |task: &Task| task.unseen_descriptions().map(str::to_owned).collect();
+    order.iter().zip(next).map(|(task, other)| (task.id.clone(), texts(other))).collect()
+}
+
+/// A text without meaning, the same for the same seed, task and number: lower-case letters, digits,
+/// spaces.
+pub(super) fn random_text(seed: u64, task_id: &str, number: usize) -> String {
     const ALPHABET: &[u8; 37] = b"abcdefghijklmnopqrstuvwxyz0123456789 ";
     let digest = Digest::of(task_id.as_bytes());
     let mut stream = [0; 8];
     stream.copy_from_slice(&digest.as_bytes()[..8]);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(u64::from_le_bytes(stream));
+    rng.set_stream(u64::from_le_bytes(stream).wrapping_add(number as u64));
     let mut draw = || char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]);
     (0..RANDOM_TEXT_LEN).map(|_| draw()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::random_text;
+    use super::{descriptions_of_others, random_text};
+    use crate::taskpack::{Metric, Task};
 
     #[test]
-    fn random_texts_depend_on_seed_and_task() {
-        let text = random_text(1, "a");
-        assert_eq!(text, random_text(1, "a"));
-        assert_ne!(text, random_text(2, "a"));
-        assert_ne!(text, random_text(1, "b"));
+    fn random_texts_depend_on_seed_task_and_number() {
+        let text = random_text(1, "a", 0);
+        assert_eq!(text, random_text(1, "a", 0));
+        for other in [random_text(2, "a", 0), random_text(1, "b", 0), random_text(1, "a", 1)] {
+            assert_ne!(text, other);
+        }
         assert_eq!(text.len(), 24);
         assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b' '));
+    }
+
+    #[test]
+    fn every_task_gets_the_descriptions_of_another_and_none_is_used_twice() {
+        let tasks = ["a", "b", "c", "d"]
+            .map(|id| Task::new(id, "MIT", Metric::ExactMatch, vec![id.into()], Vec::new()));
+        let tasks: Vec<&Task> = tasks.iter().collect();
+        let others = descriptions_of_others(&tasks, 7);
+        assert_eq!(others.len(), 4);
+        let mut texts = Vec::new();
+        for (id, text) in &others {
+            assert!(!text.contains(id));
+            texts.extend(text);
+        }
+        texts.sort();
+        assert_eq!(texts, ["a", "b", "c", "d"]);
     }
 }

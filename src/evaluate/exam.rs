@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use super::choices::log_likelihoods;
 use super::contestant::{AdapterSource, Contestant, PromptForm};
 use super::greedy::Greedy;
-use super::{EvaluateOptions, description_of, score, shots, split_name};
+use super::{EvaluateOptions, descriptions_of, score, shots, split_name};
 use crate::base::adapter::Delta;
 use crate::base::chat::Chat;
 use crate::base::decoder::Decoder;
@@ -28,6 +28,8 @@ pub(super) struct Exam<'a> {
     decoder: &'a Decoder,
     chat: &'a Chat,
     task: &'a Task,
+    /// What stands for the task.
+    descriptions: Vec<&'a str>,
     /// What is asked.
     pub examples: Vec<&'a Example>,
     /// Per example, the right answers; not used for choices.
@@ -66,45 +68,63 @@ impl<'a> Exam<'a> {
             max_new_tokens = (max_new_tokens + ANSWER_SPARE_TOKENS).min(ANSWER_MAX_TOKENS);
         }
         let references = examples.iter().map(|example| references(example).collect()).collect();
-        Ok(Self { decoder, chat, task, examples, references, choices, max_new_tokens })
+        let descriptions = descriptions_of(task, options)?;
+        Ok(Self {
+            decoder,
+            chat,
+            task,
+            descriptions,
+            examples,
+            references,
+            choices,
+            max_new_tokens,
+        })
     }
 
-    /// Mean score, from 0 to 1; `None` where the contestant has no adapter or no shots.
+    /// Mean score over descriptions and examples, from 0 to 1; `None` where the contestant has no
+    /// adapter or no shots.
     ///
     /// # Errors
     /// An adapter that cannot be made or does not fit the base.
     pub(super) fn score(&self, contestant: &mut Contestant<'_>) -> Result<Option<f64>> {
-        let Some(prompts) = self.prompts(contestant.prompt)? else { return Ok(None) };
-        let scores = match &mut contestant.adapter {
-            AdapterSource::None => self.scores(0, &prompts, None)?,
-            AdapterSource::PerTask(of) => {
-                let Some(adapter) = of(self.task)? else { return Ok(None) };
-                self.scores(0, &prompts, Some(adapter.as_ref()))?
-            }
-            AdapterSource::PerExample(of) => {
-                let mut scores = Vec::with_capacity(prompts.len());
-                for (index, (prompt, &example)) in prompts.iter().zip(&self.examples).enumerate() {
-                    let adapter: Rc<dyn Delta> = of(self.task, example)?;
-                    let prompt = std::slice::from_ref(prompt);
-                    scores.extend(self.scores(index, prompt, Some(adapter.as_ref()))?);
+        let wordings = if contestant.is_described() { self.descriptions.len() } else { 1 };
+        let mut scores = Vec::with_capacity(wordings * self.examples.len());
+        for (number, description) in self.descriptions.iter().take(wordings).enumerate() {
+            let Some(prompts) = self.prompts(contestant.prompt, description)? else {
+                return Ok(None);
+            };
+            match &mut contestant.adapter {
+                AdapterSource::None => scores.extend(self.scores(0, &prompts, None)?),
+                AdapterSource::PerTask(of) => {
+                    let Some(adapter) = of(self.task)? else { return Ok(None) };
+                    scores.extend(self.scores(0, &prompts, Some(adapter.as_ref()))?);
                 }
-                scores
+                AdapterSource::PerDescription(of) => {
+                    let adapter = of(self.task, number, description)?;
+                    scores.extend(self.scores(0, &prompts, Some(adapter.as_ref()))?);
+                }
+                AdapterSource::PerExample(of) => {
+                    for (index, (prompt, &example)) in
+                        prompts.iter().zip(&self.examples).enumerate()
+                    {
+                        let adapter: Rc<dyn Delta> = of(self.task, example)?;
+                        let prompt = std::slice::from_ref(prompt);
+                        scores.extend(self.scores(index, prompt, Some(adapter.as_ref()))?);
+                    }
+                }
             }
-        };
+        }
         Ok(Some(scores.iter().sum::<f64>() / scores.len() as f64))
     }
 
     /// Prompt tokens of every example; `None` where there are no shots to put into them.
-    fn prompts(&self, form: PromptForm) -> Result<Option<Vec<Vec<u32>>>> {
+    fn prompts(&self, form: PromptForm, description: &str) -> Result<Option<Vec<Vec<u32>>>> {
         let examples = self.examples.iter();
         let prompts: Result<Vec<Vec<u32>>> = match form {
             PromptForm::Plain => examples.map(|example| self.chat.prompt(&example.input)).collect(),
-            PromptForm::Described => {
-                let description = description_of(self.task)?;
-                examples
-                    .map(|example| self.chat.prompt(&format!("{description}\n\n{}", example.input)))
-                    .collect()
-            }
+            PromptForm::Described => examples
+                .map(|example| self.chat.prompt(&format!("{description}\n\n{}", example.input)))
+                .collect(),
             PromptForm::Shots(count) => {
                 let train = self.task.examples_of(ExampleSplit::Train);
                 let solved: Vec<&Example> = train.take(count).collect();

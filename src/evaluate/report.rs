@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::Estimate;
 use super::{EvaluateOptions, markdown, split_name};
+use crate::taskpack::Wording;
 
 /// Name of the tier that holds training tasks.
 pub(super) const TRAIN_TIER: &str = "train";
@@ -133,6 +134,10 @@ pub struct Evaluation {
     pub split: String,
     /// Most examples of a task.
     pub examples: usize,
+    /// Which descriptions stood for a task.
+    pub wording: Wording,
+    /// Most descriptions of a task.
+    pub descriptions: usize,
     /// Seed of the random texts and of the bootstrap.
     pub seed: u64,
     /// Name of the contestant that the others are compared with.
@@ -163,6 +168,8 @@ impl Evaluation {
             pack,
             split: split_name(options.split).into(),
             examples: options.examples,
+            wording: options.wording,
+            descriptions: options.descriptions,
             seed: options.seed,
             reference: options.reference.clone(),
             tiers: tiers.into_iter().map(tier).collect(),
@@ -182,7 +189,7 @@ impl Evaluation {
 pub(super) mod tests {
     use super::{Evaluation, TaskScore, TaskScores};
     use crate::evaluate::EvaluateOptions;
-    use crate::taskpack::ExampleSplit;
+    use crate::taskpack::{ExampleSplit, Wording};
 
     /// A task with the scores of contestants.
     pub(in crate::evaluate) fn task(
@@ -208,6 +215,8 @@ pub(super) mod tests {
             seed: 1,
             split: ExampleSplit::Test,
             tasks: Vec::new(),
+            wording: Wording::Unseen,
+            descriptions: 1,
             reference: reference.into(),
         };
         Evaluation::new("sha256:00".into(), &names, &options, tasks)

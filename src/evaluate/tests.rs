@@ -13,7 +13,7 @@ use super::{
     AdapterSource, Compile, Contestant, EvaluateOptions, Evaluation, PromptForm, evaluate,
 };
 use crate::base::adapter::Delta;
-use crate::taskpack::{Example, ExampleSplit, Task, TaskPack};
+use crate::taskpack::{Example, ExampleSplit, Task, TaskPack, Wording};
 
 fn write_pack(dir: &Path) -> TaskPack {
     let index = r#"{"tasks": [
@@ -47,6 +47,8 @@ fn options(reference: &str) -> EvaluateOptions {
         seed: 3,
         split: ExampleSplit::Test,
         tasks: Vec::new(),
+        wording: Wording::Unseen,
+        descriptions: 1,
         reference: reference.into(),
     }
 }
@@ -102,7 +104,7 @@ fn held_out_tasks_are_scored_for_all_contestants() {
     assert_eq!(ids, ["spell", "pick", "say"]);
     let tiers: Vec<&str> = evaluation.tiers.iter().map(|t| t.tier.as_str()).collect();
     assert_eq!(tiers, ["sibling", "near", "far"]);
-    let random = |id| random_text(3, id);
+    let random = |id| random_text(3, id, 0);
     let expected = [
         "spell it".to_owned(),
         random("spell"),
@@ -183,6 +185,32 @@ fn an_adapter_sees_its_task_and_example() {
     run(&mut contestants, &options).unwrap();
     drop(contestants);
     assert_eq!(seen, ["pick no", "pick no", "pick yes"]);
+}
+
+#[test]
+fn scores_are_means_over_the_descriptions() {
+    let texts = Rc::default();
+    let adapter = |_: &Task, number: usize, _: &str| Ok(delta(number as f32));
+    let mut contestants = [
+        Contestant::compiled(compile(0.0, &texts)),
+        Contestant::per_description("own", adapter),
+        Contestant::shared("first", PromptForm::Plain, delta(0.0)),
+        Contestant::shared("second", PromptForm::Plain, delta(1.0)),
+    ];
+    let tasks = vec!["say".into(), "spell".into()];
+    let both = EvaluateOptions { descriptions: 2, tasks, ..options("first") };
+    let (evaluation, _) = run(&mut contestants, &both).unwrap();
+    // One task has a single description.
+    assert_eq!(*texts.borrow(), ["say more", "spell it", "used"]);
+    let score = |name, task: usize| evaluation.tasks[task].score(name).unwrap();
+    let is = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-12, "{got}");
+    is(score("own", 0), score("first", 0));
+    is(score("own", 1), f64::midpoint(score("first", 1), score("second", 1)));
+
+    texts.borrow_mut().clear();
+    let seen = EvaluateOptions { wording: Wording::Training, ..both };
+    run(&mut contestants, &seen).unwrap();
+    assert_eq!(*texts.borrow(), ["say more", "used"]);
 }
 
 #[test]

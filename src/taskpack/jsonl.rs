@@ -197,7 +197,7 @@ mod tests {
             assert_eq!((task.metric, task.split), (Metric::ExactMatch, TaskSplit::Heldout));
             assert_eq!(task.tier.as_deref(), Some("far"));
             assert_eq!(task.training_descriptions().collect::<Vec<_>>(), ["one"]);
-            assert_eq!(task.evaluation_description(), Some("two"));
+            assert_eq!(task.unseen_descriptions().next(), Some("two"));
             assert_eq!(task.examples.len(), 2);
             assert_eq!(task.examples[0].refs, ["p"]);
             assert_eq!(task.examples[0].split, split_of("i"));

@@ -14,7 +14,7 @@ use t2lc_runtime::describe::Description;
 use super::batch::{TokenizedExample, tokenize};
 use super::embed::DescriptionEncoder;
 use crate::base::chat::Chat;
-use crate::taskpack::{ExampleSplit, Task, TaskPack, TaskSplit};
+use crate::taskpack::{ExampleSplit, Task, TaskPack, TaskSplit, Wording};
 
 /// What an adapter depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -92,7 +92,7 @@ impl TrainingData {
             .collect::<Result<Vec<_>>>()?;
         ensure!(!training.is_empty(), "the task pack has no training task");
         let held_out = |task: &Task| -> Result<_> {
-            let data = preparation.of_task(task, ExampleSplit::Valid, Wording::Evaluation)?;
+            let data = preparation.of_task(task, ExampleSplit::Valid, Wording::Unseen)?;
             Ok((task.tier.clone().unwrap_or_default(), data))
         };
         let validation = pack.tasks_of(TaskSplit::Heldout).map(held_out).collect::<Result<_>>()?;
@@ -110,17 +110,11 @@ impl TrainingData {
         let of = |split, wording| preparation.of_task(task, split, wording);
         Ok(Self {
             training: vec![of(ExampleSplit::Train, Wording::Training)?],
-            validation: vec![("valid".into(), of(ExampleSplit::Valid, Wording::Evaluation)?)],
+            validation: vec![("valid".into(), of(ExampleSplit::Valid, Wording::Unseen)?)],
             encoder: None,
             condition_size: 0,
         })
     }
-}
-
-#[derive(Clone, Copy)]
-enum Wording {
-    Training,
-    Evaluation,
 }
 
 struct Preparation<'a> {
@@ -132,13 +126,12 @@ struct Preparation<'a> {
 
 impl Preparation<'_> {
     fn of_task(&self, task: &Task, split: ExampleSplit, wording: Wording) -> Result<TaskData> {
-        let texts: Vec<&str> = match wording {
-            Wording::Training => task.training_descriptions().collect(),
-            Wording::Evaluation => task.evaluation_description().into_iter().collect(),
+        let limit = match (wording, self.options.descriptions) {
+            (Wording::Unseen, _) => 1,
+            (Wording::Training, 0) => usize::MAX,
+            (Wording::Training, some) => some,
         };
-        let limit =
-            if self.options.descriptions == 0 { usize::MAX } else { self.options.descriptions };
-        let texts: Vec<&str> = texts.into_iter().take(limit).collect();
+        let texts: Vec<&str> = task.worded(wording).take(limit).collect();
         let described = if self.options.described { texts.as_slice() } else { &[] };
         let examples = tokenize(task, split, self.chat, self.options.max_tokens, described)?;
         ensure!(!examples.is_empty(), "task `{}` has no example that fits", task.id);

@@ -38,6 +38,7 @@ pub(super) fn all(
     if !args.no_bundle {
         let compile = compiler(args.bundle.as_deref(), device)?;
         all.push(Contestant::compiled(Rc::clone(&compile)));
+        all.push(Contestant::other(Rc::clone(&compile), tasks, args.seed));
         all.push(Contestant::random(compile, args.seed));
     }
     for NamedPath { name, path } in &args.per_input {
