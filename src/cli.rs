@@ -11,9 +11,13 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod failure;
 pub(crate) mod inspect;
+#[cfg(all(feature = "train", feature = "llama"))]
+pub(crate) mod llama;
 pub(crate) mod output;
 #[cfg(feature = "train")]
 pub(crate) mod train;
+#[cfg(all(feature = "train", feature = "llama"))]
+pub(crate) mod trial;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
@@ -42,6 +46,14 @@ pub(crate) enum Command {
     /// Turn a task description into an adapter
     #[command(after_help = "Example: t2lc compile \"summarize legal text\" -o legal.gguf")]
     Compile(CompileArgs),
+    /// Answer a prompt without and with the adapter for a description
+    #[cfg(all(feature = "train", feature = "llama"))]
+    #[command(after_help = "Example: t2lc try \"translate English to French\" --base base.gguf \
+                            --prompt \"The weather is fine.\"")]
+    Try(TryArgs),
+    /// Answer a prompt without and with the adapter for a description (not in this build)
+    #[cfg(not(all(feature = "train", feature = "llama")))]
+    Try(Unavailable),
     /// Show what is in an adapter, a bundle, a checkpoint or a PEFT directory
     #[command(after_help = "Example: t2lc inspect legal.gguf --json")]
     Inspect(InspectArgs),
@@ -114,13 +126,15 @@ impl Command {
             Self::Compile(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Verify(args) => args.json,
+            #[cfg(all(feature = "train", feature = "llama"))]
+            Self::Try(args) => args.json,
             _ => false,
         }
     }
 }
 
-/// Takes anything, so that a build without the trainer can say what it lacks.
-#[cfg(not(feature = "train"))]
+/// Takes anything, so that a build without the trainer or llama.cpp can say what it lacks.
+#[cfg(not(all(feature = "train", feature = "llama")))]
 #[derive(Debug, Args)]
 pub(crate) struct Unavailable {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -165,6 +179,33 @@ pub(crate) struct CompileArgs {
     #[arg(long)]
     pub(crate) strict: bool,
     /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `try`.
+#[cfg(all(feature = "train", feature = "llama"))]
+#[derive(Debug, Args)]
+pub(crate) struct TryArgs {
+    /// What the adapter should do, in a sentence
+    pub(crate) description: String,
+    /// The base that the bundle was made for
+    #[arg(long, value_name = "GGUF")]
+    pub(crate) base: PathBuf,
+    /// What the base is asked, with and without the adapter
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Bundle directory [default: the one built in]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Directory of llama.cpp's libraries [default: what T2LC_LLAMA says]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) llama: Option<PathBuf>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) max_tokens: u32,
+    /// Print the answers as JSON on stdout
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -390,6 +431,12 @@ pub(crate) struct EvalArgs {
     /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
     #[arg(long, value_name = "DIR")]
     pub(crate) pack: PathBuf,
+    /// What computes the answers: candle or llama.cpp, which needs a GGUF file
+    #[arg(long, default_value_t = t2lc::evaluate::EngineKind::Candle)]
+    pub(crate) engine: t2lc::evaluate::EngineKind,
+    /// Directory of llama.cpp's libraries [default: what T2LC_LLAMA says]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) llama: Option<PathBuf>,
     /// Bundle directory [default: the one built in]
     #[arg(long, value_name = "DIR", conflicts_with = "no_bundle")]
     pub(crate) bundle: Option<PathBuf>,
@@ -436,6 +483,12 @@ pub(crate) struct EvalArgs {
     /// Seed of the random descriptions and of the bootstrap
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
+    /// Also write tables and pictures as an HTML page
+    #[arg(long, value_name = "PAGE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Overwrite an existing page
+    #[arg(long, requires = "html")]
+    pub(crate) force: bool,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -454,8 +507,11 @@ mod tests {
         for verb in cli.get_subcommands().filter(|verb| verb.get_name() != "help") {
             let name = verb.get_name();
             assert!(verb.get_about().is_some(), "`{name}` has no help");
-            let missing = cfg!(not(feature = "train"))
-                && matches!(name, "train" | "eval" | "baseline" | "convert");
+            let missing = match name {
+                "train" | "eval" | "baseline" | "convert" => cfg!(not(feature = "train")),
+                "try" => cfg!(not(all(feature = "train", feature = "llama"))),
+                _ => false,
+            };
             assert!(missing || verb.get_after_help().is_some(), "`{name}` has no example");
             for arg in verb.get_arguments().filter(|arg| !arg.is_hide_set()) {
                 assert!(arg.get_help().is_some(), "`{name} {}` has no help", arg.get_id());

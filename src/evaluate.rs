@@ -1,24 +1,27 @@
 //! How well adapters solve the tasks of a pack, beside the base alone and each other.
 //!
-//! In: the base, its chat format, a task pack and a list of [`Contestant`]s. Out: an
-//! [`Evaluation`], the mean score of every contestant on every chosen task, from 0 to 1. Scoring
-//! rules are in `evaluate/score.rs`.
+//! In: an [`Engine`] that computes the base, its chat format, a task pack and a list of
+//! [`Contestant`]s. Out: an [`Evaluation`], the mean score of every contestant on every chosen task,
+//! from 0 to 1. Scoring rules are in `evaluate/score.rs`.
 //!
 //! Free answers are decoded greedily and end at the end of turn, or after
 //! `min(64, longest expected answer of the task + 8)` tokens; what there is by then is scored.
 //! Choices are compared by the sum of the log-probabilities of their tokens and the end of turn.
 //!
-//! Everything but the adapters is a function of the base, the pack and the options.
+//! Everything but the adapters is a function of the base, the engine, the pack and the options.
 
 mod choices;
 mod contestant;
+mod engine;
 mod estimate;
 mod exam;
 mod greedy;
 mod markdown;
+mod page;
 mod report;
 mod score;
 mod shots;
+mod task_point;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -27,14 +30,18 @@ mod tiny_model;
 use anyhow::{Context, Result, ensure};
 
 use crate::base::chat::Chat;
-use crate::base::decoder::Decoder;
 use crate::taskpack::{ExampleSplit, Metric, Task, TaskPack, TaskSplit, Wording};
 
 pub use contestant::{
     AdapterSource, Compile, Contestant, DescriptionAdapter, ExampleAdapter, PromptForm, TaskAdapter,
 };
+#[cfg(feature = "llama")]
+pub use engine::llama::LlamaEngine;
+pub use engine::{AdapterData, Engine, EngineKind, KeepGoing, candle::CandleEngine};
 pub use estimate::Estimate;
+pub use page::html;
 pub use report::{Evaluation, MeanScore, TaskScore, TaskScores, TierScores};
+pub use task_point::{TaskPoint, task_points};
 
 use exam::Exam;
 use report::TRAIN_TIER;
@@ -67,8 +74,8 @@ pub struct EvaluateOptions {
 /// Tasks that [`chosen_tasks`] refuses, contestants of the same name, no contestant of the
 /// reference's name, a task without examples in the split, shots together with the split that they
 /// are from, an adapter that cannot be made or does not fit the base.
-pub fn evaluate(
-    decoder: &Decoder,
+pub fn evaluate<E: Engine>(
+    engine: &E,
     chat: &Chat,
     pack: &TaskPack,
     contestants: &mut [Contestant<'_>],
@@ -79,13 +86,14 @@ pub fn evaluate(
     let tasks = chosen_tasks(pack, &options.tasks)?;
     let mut scored = Vec::with_capacity(tasks.len());
     for (number, &task) in (1..).zip(&tasks) {
-        let of_task = evaluate_task(decoder, chat, task, contestants, options)
+        let of_task = evaluate_task(engine, chat, task, contestants, options)
             .with_context(|| format!("cannot evaluate task `{}`", task.id))?;
         progress(&format!("{number}/{} {}", tasks.len(), of_task.summary()));
         scored.push(of_task);
     }
     let names: Vec<String> = contestants.iter().map(|c| c.name.clone()).collect();
-    Ok(Evaluation::new(pack.digest.to_string(), &names, options, scored))
+    let digest = pack.digest.to_string();
+    Ok(Evaluation::new(digest, engine.kind(), &names, options, scored))
 }
 
 /// The tasks of a pack with these ids, in their order; the held-out ones if there are no ids.
@@ -136,14 +144,14 @@ fn check(contestants: &[Contestant<'_>], options: &EvaluateOptions) -> Result<()
     Ok(())
 }
 
-fn evaluate_task(
-    decoder: &Decoder,
+fn evaluate_task<E: Engine>(
+    engine: &E,
     chat: &Chat,
     task: &Task,
     contestants: &mut [Contestant<'_>],
     options: &EvaluateOptions,
 ) -> Result<TaskScores> {
-    let exam = Exam::new(decoder, chat, task, options)?;
+    let exam = Exam::new(engine, chat, task, options)?;
     let mut scores = Vec::with_capacity(contestants.len());
     for contestant in contestants {
         let score = exam.score(contestant);

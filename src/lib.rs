@@ -8,7 +8,7 @@
 //! Three crates, one per verb, with dependencies in one direction:
 //!
 //! - `t2lc` (this one): the command line, and with the feature `train` the trainer and the
-//!   evaluation, in candle;
+//!   evaluation, in candle; with the feature `llama` the real llama.cpp as well;
 //! - [`t2lc_export`]: checkpoint → ONNX graphs → bundle;
 //! - [`t2lc_runtime`]: bundle → adapter.
 
@@ -17,8 +17,12 @@ pub mod base;
 pub mod default_bundle;
 #[cfg(feature = "train")]
 pub mod evaluate;
+#[cfg(feature = "llama")]
+pub mod llama;
 pub mod taskpack;
 #[cfg(feature = "train")]
 pub mod train;
+#[cfg(feature = "train")]
+pub mod workers;
 
 pub use t2lc_runtime as runtime;

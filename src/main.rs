@@ -18,9 +18,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let Cli { command, quiet } = Cli::parse();
+    #[cfg(feature = "train")]
+    if matches!(command, Command::Train(_) | Command::Eval(_) | Command::Baseline { .. }) {
+        t2lc::workers::claim_cores();
+    }
     let json = command.wants_json();
     let outcome = match command {
         Command::Compile(args) => cli::compile::run(&args, quiet),
+        #[cfg(all(feature = "train", feature = "llama"))]
+        Command::Try(args) => cli::trial::run(&args, quiet),
+        #[cfg(not(all(feature = "train", feature = "llama")))]
+        Command::Try(_) => Err(cli::failure::Failure::without_llama()),
         Command::Inspect(args) => cli::inspect::run(&args),
         Command::Verify(args) => cli::verify::run(&args),
         Command::Export(args) => cli::export::run(&args, quiet),

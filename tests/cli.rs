@@ -24,6 +24,9 @@ mod pipes;
 #[path = "cli/refusals.rs"]
 mod refusals;
 mod support;
+#[cfg(all(feature = "train", feature = "llama"))]
+#[path = "cli/trial.rs"]
+mod trial;
 #[path = "cli/verify.rs"]
 mod verify;
 
@@ -103,7 +106,7 @@ impl Folder {
     fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null()).env("COLUMNS", "100");
-        for variable in ["CLICOLOR_FORCE", "RUST_BACKTRACE", "T2LC_ORT_LIBRARY"] {
+        for variable in ["CLICOLOR_FORCE", "RUST_BACKTRACE", "T2LC_LLAMA", "T2LC_ORT_LIBRARY"] {
             command.env_remove(variable);
         }
         command

@@ -4,11 +4,12 @@
 //! Goes in: a task description. What is judged: the logits of the base with the adapter, next to
 //! those of our own decoder with the same file, and the files themselves.
 
-#![cfg(all(feature = "train", feature = "tract", feature = "embedded-bundle"))]
+#![cfg(all(feature = "train", feature = "llama", feature = "tract", feature = "embedded-bundle"))]
 
 mod support;
 
 use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use candle_core::Device;
@@ -17,6 +18,7 @@ use safetensors::{Dtype, SafeTensors};
 use t2lc::base::adapter::LoraBatch;
 use t2lc::base::chat::Chat;
 use t2lc::base::gguf_adapter::load_gguf_adapter;
+use t2lc::llama::{self, Llama, LlamaError, Model};
 use t2lc_runtime::backend::tract::Tract;
 use t2lc_runtime::base::BaseModel;
 use t2lc_runtime::bundle::Bundle;
@@ -27,7 +29,6 @@ use t2lc_runtime::quantize::Quantization;
 use t2lc_runtime::verify::{verify_adapter, verify_against_base};
 
 use support::difference::Difference;
-use support::llama::{self, Llama, Model};
 use support::twin::{base, f32_twin, llama_ids};
 use support::{decoder, parts};
 
@@ -73,7 +74,7 @@ fn file(adapter: &Adapter) -> &[u8] {
 }
 
 /// Loads an adapter into llama.cpp, which reads the whole file.
-fn load(model: &'static Model, adapter: &Adapter) -> Result<llama::Adapter<'static>, String> {
+fn load(model: &'static Model, adapter: &Adapter) -> Result<llama::Adapter<'static>, LlamaError> {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("adapter.gguf");
     adapter.write_to(&path, false).expect("the adapter is written");
@@ -88,16 +89,17 @@ fn load_into_decoder(adapter: &Adapter, base: &BaseModel) -> LoraBatch {
 #[test]
 fn every_quantization_works_and_scale_zero_does_nothing() {
     let tokens = llama_ids(&PROMPT);
-    let mut context = base().context(256, 2);
-    let plain = context.logits(&tokens);
+    let mut context = base().context(256, 2).unwrap();
+    let plain = context.logits(&tokens).unwrap();
     for quantization in Quantization::ALL {
         let adapter = load(base(), &compile(FRENCH, stored_as(quantization))).unwrap();
         assert_eq!(adapter.meta("general.architecture").as_deref(), Some("llama"));
         assert_eq!(adapter.meta("adapter.lora.task_name").as_deref(), Some(FRENCH));
-        context.set_adapter(Some((&adapter, 0.0)));
-        assert!(context.logits(&tokens) == plain, "{quantization}: scale 0 changes the logits");
-        context.set_adapter(Some((&adapter, 1.0)));
-        let effect = Difference::between(&context.logits(&tokens), &plain);
+        context.set_adapter(Some((&adapter, 0.0))).unwrap();
+        let unchanged = context.logits(&tokens).unwrap() == plain;
+        assert!(unchanged, "{quantization}: scale 0 changes the logits");
+        context.set_adapter(Some((&adapter, 1.0))).unwrap();
+        let effect = Difference::between(&context.logits(&tokens).unwrap(), &plain);
         assert!(effect.largest > EFFECT_LARGEST, "{quantization}: {effect}");
     }
 }
@@ -116,14 +118,14 @@ fn rounding_share(quantization: Quantization) -> f64 {
 #[test]
 fn logits_equal_those_of_our_decoder_with_the_same_file() {
     let tokens = llama_ids(&PROMPT);
-    let mut context = f32_twin().context(256, 2);
-    let plain = context.logits(&tokens);
+    let mut context = f32_twin().context(256, 2).unwrap();
+    let plain = context.logits(&tokens).unwrap();
     for quantization in Quantization::ALL {
         let adapter = compile(FRENCH, stored_as(quantization));
         let ours = load_into_decoder(&adapter, &COMPILER.bundle().manifest.base);
         let ours = decoder::logits(&PROMPT, Some(&ours));
-        context.set_adapter(Some((&load(f32_twin(), &adapter).unwrap(), 1.0)));
-        let theirs = context.logits(&tokens);
+        context.set_adapter(Some((&load(f32_twin(), &adapter).unwrap(), 1.0))).unwrap();
+        let theirs = context.logits(&tokens).unwrap();
 
         let effect = Difference::between(&theirs, &plain);
         assert!(effect.largest > EFFECT_LARGEST, "{quantization}: {effect}");
@@ -156,13 +158,13 @@ fn an_adapter_with_rows_in_another_order_is_another_adapter() {
 #[test]
 fn the_scale_of_a_compile_is_that_of_llama_cpp() {
     let tokens = llama_ids(&PROMPT);
-    let mut context = f32_twin().context(256, 2);
-    let plain = context.logits(&tokens);
+    let mut context = f32_twin().context(256, 2).unwrap();
+    let plain = context.logits(&tokens).unwrap();
     let mut logits = |compiled: f32, applied: f32| {
         let options = CompileOptions { scale: compiled, ..stored_as(Quantization::F32) };
         let adapter = load(f32_twin(), &compile(SENTIMENT, options)).unwrap();
-        context.set_adapter(Some((&adapter, applied)));
-        context.logits(&tokens)
+        context.set_adapter(Some((&adapter, applied))).unwrap();
+        context.logits(&tokens).unwrap()
     };
     assert!(logits(0.0, 1.0) == plain, "an adapter of scale 0 changes the logits");
     let (half, whole) = (logits(0.5, 1.0), logits(1.0, 1.0));
@@ -175,22 +177,22 @@ fn the_scale_of_a_compile_is_that_of_llama_cpp() {
 #[test]
 fn adapters_are_exchanged_while_the_model_stays() {
     let tokens = llama_ids(&PROMPT);
-    let mut context = base().context(256, 2);
-    let plain = context.logits(&tokens);
+    let mut context = base().context(256, 2).unwrap();
+    let plain = context.logits(&tokens).unwrap();
     let [french, sentiment] = [FRENCH, SENTIMENT]
         .map(|text| load(base(), &compile(text, CompileOptions::default())).unwrap());
-    context.set_adapter(Some((&french, 1.0)));
-    let first = context.logits(&tokens);
-    context.set_adapter(Some((&sentiment, 1.0)));
-    let second = context.logits(&tokens);
+    context.set_adapter(Some((&french, 1.0))).unwrap();
+    let first = context.logits(&tokens).unwrap();
+    context.set_adapter(Some((&sentiment, 1.0))).unwrap();
+    let second = context.logits(&tokens).unwrap();
     let difference = Difference::between(&second, &first);
     assert!(difference.largest > EFFECT_LARGEST, "{difference}");
 
-    context.set_adapter(Some((&french, 1.0)));
-    assert!(context.logits(&tokens) == first, "the first adapter is not what it was");
+    context.set_adapter(Some((&french, 1.0))).unwrap();
+    assert!(context.logits(&tokens).unwrap() == first, "the first adapter is not what it was");
     drop((french, sentiment));
-    context.set_adapter(None);
-    assert!(context.logits(&tokens) == plain, "the base is not what it was");
+    context.set_adapter(None).unwrap();
+    assert!(context.logits(&tokens).unwrap() == plain, "the base is not what it was");
 }
 
 #[test]
@@ -199,8 +201,9 @@ fn another_base_is_refused_by_llama_cpp_and_explained_by_verify() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("french.gguf");
     adapter.write_to(&path, false).unwrap();
-    let gemma = Llama::load(&parts::llama_cpp_dir()).model(&parts::gemma_gguf()).unwrap();
-    let Err(refusal) = gemma.adapter(&path) else { panic!("llama.cpp takes the adapter") };
+    let llama = Llama::load(&parts::llama_cpp_dir()).unwrap();
+    let gemma = llama.model(&parts::gemma_gguf()).unwrap();
+    let refusal = gemma.adapter(&path).unwrap_err().to_string();
     assert!(refusal.contains("model arch and LoRA arch mismatch"), "{refusal}");
 
     let parsed = Gguf::parse(file(&adapter)).unwrap();
@@ -221,6 +224,66 @@ fn another_base_is_refused_by_llama_cpp_and_explained_by_verify() {
     let bytes = fs::read(parts::base_gguf()).unwrap();
     let right = verify_against_base(&parsed, &Gguf::parse(&bytes).unwrap());
     assert_eq!(right.problems, Vec::<String>::new());
+}
+
+#[test]
+fn what_llama_cpp_must_not_see_is_refused_before() {
+    let adapter = compile(FRENCH, CompileOptions::default());
+    let mut bytes = file(&adapter).to_vec();
+    // Inside the last matrix.
+    let index = bytes.len() - 1000;
+    bytes[index] ^= 1;
+    let refusal = base().adapter_from_bytes(&bytes).unwrap_err();
+    assert!(matches!(refusal, LlamaError::UnsoundAdapter { .. }), "{refusal}");
+    assert!(refusal.to_string().contains("the file says sha256:"), "{refusal}");
+    assert!(base().adapter_from_bytes(file(&adapter)).is_ok());
+
+    let refusal = Llama::load(Path::new("elsewhere")).unwrap_err();
+    assert!(matches!(refusal, LlamaError::OtherFolder { .. }), "{refusal}");
+    let llama = Llama::load(&parts::llama_cpp_dir()).unwrap();
+    let refusal = llama.model(Path::new("missing.gguf")).unwrap_err();
+    assert!(matches!(refusal, LlamaError::Model { .. }), "{refusal}");
+}
+
+#[test]
+fn what_does_not_fit_a_context_is_an_error() {
+    let mut context = base().context(1, 2).unwrap();
+    assert_eq!(context.n_ctx(), 256);
+    let refusal = context.logits(&[0; 257]).unwrap_err();
+    assert!(matches!(refusal, LlamaError::TooManyTokens { got: 257, limit: 256 }), "{refusal}");
+    let refusal = context.greedy(&[0; 250], 7, &mut |_| true).unwrap_err();
+    assert!(matches!(refusal, LlamaError::TooManyTokens { got: 257, limit: 256 }), "{refusal}");
+    let vocabulary = i32::try_from(base().n_vocab()).unwrap();
+    for token in [-1, vocabulary] {
+        let refusal = context.logits(&[0, token]).unwrap_err();
+        assert!(matches!(refusal, LlamaError::Token { got, .. } if got == token), "{refusal}");
+    }
+    assert!(matches!(context.logits(&[]), Err(LlamaError::NoTokens)));
+}
+
+/// Longer than what llama.cpp computes at once.
+#[test]
+fn the_cache_changes_nothing_but_the_order_of_additions() {
+    let long: Vec<i32> = llama_ids(&PROMPT).into_iter().cycle().take(300).collect();
+    let (prompt, answers) = (&long[..280], [long[280..290].to_vec(), long[285..].to_vec()]);
+    let mut context = f32_twin().context(512, 2).unwrap();
+    let sums = context.log_likelihoods(prompt, &answers).unwrap();
+    for (answer, sum) in answers.iter().zip(sums) {
+        let rows = context.logits(&[prompt, answer].concat()).unwrap();
+        let log_p = |(row, &token): (&Vec<f32>, &i32)| {
+            let total: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+            f64::from(row[usize::try_from(token).unwrap()]) - total.ln()
+        };
+        let expected: f64 = rows[prompt.len() - 1..].iter().zip(answer).map(log_p).sum();
+        assert!((sum - expected).abs() < 1e-2, "{sum}, alone {expected}");
+    }
+    // Answers to prompts with a common prefix are those of a fresh context.
+    let mut answer_of = |tokens: &[i32]| context.greedy(tokens, 8, &mut |_| true).unwrap();
+    let second = [answer_of(prompt), answer_of(&long[..270])];
+    for (tokens, second) in [prompt, &long[..270]].into_iter().zip(second) {
+        let mut fresh = f32_twin().context(512, 2).unwrap();
+        assert_eq!(fresh.greedy(tokens, 8, &mut |_| true).unwrap(), second);
+    }
 }
 
 /// A value as the foreign reader has it.

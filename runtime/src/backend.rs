@@ -1,11 +1,13 @@
 //! What runs the bundle's ONNX graphs: one trait, one implementation per runtime.
 //!
 //! A [`Backend`] loads a graph; a [`Graph`] maps named inputs to named outputs. Float kernels
-//! differ between runtimes and CPUs, so a backend has an id that goes into the recipe digest.
+//! differ between runtimes and CPUs, so a backend has an id that goes into the recipe digest; those
+//! of [`exact`] alone give the same bits on every CPU.
 
 use std::fmt;
 use std::str::FromStr;
 
+pub mod exact;
 #[cfg(feature = "ort")]
 pub mod ort;
 #[cfg(feature = "tract")]
@@ -113,7 +115,7 @@ pub trait Backend: Send + Sync {
     fn load(&self, name: &str, onnx: &[u8]) -> Result<Box<dyn Graph>, BackendError>;
 
     /// Class of arithmetic, for example `tract/0.23`: equal recipes give equal bytes only for
-    /// equal ids on equal CPUs.
+    /// equal ids on equal CPUs, with [`exact`] on any CPU.
     fn id(&self) -> String;
 }
 
@@ -121,6 +123,8 @@ pub trait Backend: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendKind {
+    /// The interpreter of this crate: pure Rust, CPU, the same bits everywhere; in every build.
+    Exact,
     /// `tract-onnx`: pure Rust, CPU.
     Tract,
     /// ONNX Runtime, loaded from a shared library at run time.
@@ -178,7 +182,7 @@ macro_rules! named {
     };
 }
 
-named!(BackendKind, "backend", Tract = "tract", Ort = "ort");
+named!(BackendKind, "backend", Exact = "exact", Tract = "tract", Ort = "ort");
 named!(
     Provider,
     "execution provider",
@@ -198,6 +202,10 @@ named!(
 /// A backend this build lacks, a provider it does not have, a library that does not load.
 pub fn open(kind: BackendKind, provider: Provider) -> Result<Box<dyn Backend>, BackendError> {
     match kind {
+        BackendKind::Exact => match provider {
+            Provider::Auto | Provider::Cpu => Ok(Box::new(exact::Exact::default())),
+            provider => Err(BackendError::NoProvider { backend: kind, provider }),
+        },
         #[cfg(feature = "tract")]
         BackendKind::Tract => match provider {
             Provider::Auto | Provider::Cpu => Ok(Box::new(tract::Tract)),

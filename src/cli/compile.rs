@@ -90,7 +90,8 @@ pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
     Ok(())
 }
 
-fn report_description(adapter: &Adapter, quiet: bool) {
+/// Says how familiar the description is, and warns.
+pub(super) fn report_description(adapter: &Adapter, quiet: bool) {
     let nearest: Vec<String> =
         adapter.nearest.iter().map(|n| format!("{} ({:.2})", n.task, n.cosine)).collect();
     say(quiet, &format!("nearest training tasks: {}", nearest.join(", ")));

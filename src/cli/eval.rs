@@ -2,6 +2,7 @@
 
 mod adapters;
 mod contestants;
+mod page;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,7 +11,12 @@ use anyhow::{Context, anyhow};
 use candle_core::Device;
 use t2lc::base::chat::Chat;
 use t2lc::base::decoder::Decoder;
-use t2lc::evaluate::{Contestant, EvaluateOptions, chosen_tasks, evaluate};
+#[cfg(feature = "llama")]
+use t2lc::evaluate::LlamaEngine;
+use t2lc::evaluate::{
+    CandleEngine, Contestant, Engine, EngineKind, EvaluateOptions, Evaluation, chosen_tasks,
+    evaluate,
+};
 use t2lc::taskpack::TaskPack;
 
 use super::EvalArgs;
@@ -39,12 +45,53 @@ impl FromStr for NamedPath {
     }
 }
 
+/// What computes the answers, before the base is in memory where that takes long.
+enum Opened {
+    Candle,
+    #[cfg(feature = "llama")]
+    LlamaCpp(t2lc::llama::Model),
+}
+
+impl Opened {
+    /// Checks first what is quick to check.
+    fn of(args: &EvalArgs) -> Result<Self, Failure> {
+        match args.engine {
+            #[cfg(feature = "llama")]
+            EngineKind::LlamaCpp => {
+                super::llama::open_model(args.llama.as_deref(), &args.base).map(Self::LlamaCpp)
+            }
+            #[cfg(not(feature = "llama"))]
+            EngineKind::LlamaCpp => Err(Failure::without_llama()),
+            _ => Ok(Self::Candle),
+        }
+    }
+}
+
+/// Everything that is evaluated.
+struct Exam<'a> {
+    chat: Chat,
+    pack: &'a TaskPack,
+    contestants: Vec<Contestant<'static>>,
+    options: EvaluateOptions,
+}
+
+impl Exam<'_> {
+    fn hold<E: Engine>(&mut self, engine: &E, quiet: bool) -> anyhow::Result<Evaluation> {
+        let Self { chat, pack, contestants, options } = self;
+        evaluate(engine, chat, pack, contestants, options, &mut |line: &str| say(quiet, line))
+    }
+}
+
 /// Runs the verb. Adapters are compiled as `compile` does it, quantization included.
 pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
+    if let Some(path) = &args.html {
+        page::check(path, args.force)?;
+    }
+    let opened = Opened::of(args)?;
     let device = Device::cuda_if_available(0).context("no device")?;
     let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("eval.pack", e))?;
     let tasks = chosen_tasks(&pack, &args.tasks).map_err(|e| Failure::input("eval.tasks", e))?;
-    let mut contestants = contestants::all(args, &pack, &tasks, &device, quiet)?;
+    let contestants = contestants::all(args, &pack, &tasks, &device, quiet)?;
     let options = EvaluateOptions {
         examples: args.examples,
         seed: args.seed,
@@ -54,14 +101,26 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
         descriptions: args.descriptions,
         reference: reference(args, &contestants)?,
     };
-    let chat = Chat::open(&args.base)?;
-    let decoder = Decoder::open(&args.base, &device)?;
-    let mut progress = |line: &str| say(quiet, line);
-    let evaluation = evaluate(&decoder, &chat, &pack, &mut contestants, &options, &mut progress)?;
+    let mut exam = Exam { chat: Chat::open(&args.base)?, pack: &pack, contestants, options };
+    let evaluation = match opened {
+        Opened::Candle => {
+            let decoder = Decoder::open(&args.base, &device)?;
+            let end_of_turn = exam.chat.end_of_turn;
+            exam.hold(&CandleEngine::new(&decoder, end_of_turn), quiet)?
+        }
+        #[cfg(feature = "llama")]
+        Opened::LlamaCpp(model) => {
+            let engine = LlamaEngine::new(&model);
+            exam.hold(&engine, quiet)?
+        }
+    };
     if args.json {
         print_json(&serde_json::to_value(&evaluation).context("scores as JSON")?)?;
     } else {
         print_text(&evaluation.markdown())?;
+    }
+    if let Some(path) = &args.html {
+        page::write(path, args, &evaluation, &pack, &tasks, quiet)?;
     }
     Ok(())
 }

@@ -53,6 +53,13 @@ impl Failure {
             .hint("build it with `cargo build --release --features train`")
     }
 
+    /// A verb or an engine that only a build with the trainer and llama.cpp has.
+    #[cfg(not(all(feature = "train", feature = "llama")))]
+    pub(crate) fn without_llama() -> Self {
+        Self::environment("llama.not_built", anyhow::anyhow!("this build cannot run llama.cpp"))
+            .hint("build it with `cargo build --release --features train,llama`")
+    }
+
     /// Whether the reader of our output has gone away, which is no failure.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         self.error.chain().any(|cause| {
@@ -114,6 +121,28 @@ impl From<Error> for Failure {
             "output.exists" => failure.hint("use --force to overwrite it"),
             "write.quantization" => failure.hint("use --format gguf for block quantizations"),
             _ => failure,
+        }
+    }
+}
+
+#[cfg(feature = "llama")]
+impl From<t2lc::llama::LlamaError> for Failure {
+    fn from(error: t2lc::llama::LlamaError) -> Self {
+        use t2lc::llama::{FOLDER_VARIABLE, LlamaError, VERSION};
+        match error {
+            LlamaError::NoFolder | LlamaError::Library { .. } | LlamaError::Version { .. } => {
+                Self::environment("llama.library", error).hint(format!(
+                    "name the folder of its prebuilt libraries with --llama DIR or \
+                     {FOLDER_VARIABLE}; they must be of version {VERSION} (npm package \
+                     @node-llama-cpp/linux-x64 3.22.1, which tests/parts.sh fetches)"
+                ))
+            }
+            LlamaError::Model { .. } => Self::input("llama.model", error),
+            LlamaError::TooManyTokens { .. } => Self::input("llama.tokens", error),
+            LlamaError::Adapter { .. } | LlamaError::UnsoundAdapter { .. } => {
+                Self::input("llama.adapter", error)
+            }
+            _ => Self::environment("llama.failed", error),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Log-likelihoods of given answers, for questions that offer choices.
+//! Log-likelihoods of given answers in our decoder, for questions that offer choices.
 //!
 //! In: per example a prompt and the tokens of its choices, each with the end of turn. Out: per
 //! choice the sum of the log-probabilities of its tokens, end of turn included, in nats.

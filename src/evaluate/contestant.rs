@@ -1,7 +1,8 @@
 //! Who is scored: a name, what is in its prompts, and where its adapters come from.
 //!
 //! In: adapters, or functions that make them. Out: a [`Contestant`], which the evaluation asks for
-//! an adapter once per task or once per example. A task for which it has none is not scored.
+//! an adapter once per task or once per example. A task for which it has none, or one that the
+//! engine cannot run, is not scored.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,20 +14,20 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use t2lc_runtime::digest::Digest;
 
-use crate::base::adapter::Delta;
+use super::engine::AdapterData;
 use crate::taskpack::{Example, Task};
 
 /// Characters of the text that stands in for a description.
 const RANDOM_TEXT_LEN: usize = 24;
 
-/// Turns the raw text of a description into an adapter of one row.
-pub type Compile<'a> = Rc<dyn Fn(&str) -> Result<Rc<dyn Delta>> + 'a>;
-/// The adapter of a task, of one row; `None` where there is none.
-pub type TaskAdapter<'a> = Box<dyn FnMut(&Task) -> Result<Option<Rc<dyn Delta>>> + 'a>;
+/// Turns the raw text of a description into an adapter.
+pub type Compile<'a> = Rc<dyn Fn(&str) -> Result<AdapterData> + 'a>;
+/// The adapter of a task; `None` where there is none.
+pub type TaskAdapter<'a> = Box<dyn FnMut(&Task) -> Result<Option<AdapterData>> + 'a>;
 /// The adapter for one description of a task, numbered from 0.
-pub type DescriptionAdapter<'a> = Box<dyn FnMut(&Task, usize, &str) -> Result<Rc<dyn Delta>> + 'a>;
-/// The adapter of one example of a task, of one row.
-pub type ExampleAdapter<'a> = Box<dyn FnMut(&Task, &Example) -> Result<Rc<dyn Delta>> + 'a>;
+pub type DescriptionAdapter<'a> = Box<dyn FnMut(&Task, usize, &str) -> Result<AdapterData> + 'a>;
+/// The adapter of one example of a task.
+pub type ExampleAdapter<'a> = Box<dyn FnMut(&Task, &Example) -> Result<AdapterData> + 'a>;
 
 /// What a prompt holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl<'a> Contestant<'a> {
 
     /// For each example the adapter compiled from its input (Hyperdecoders).
     pub fn per_input(name: impl Into<String>, compile: Compile<'a>) -> Self {
-        let adapter = move |_: &Task, example: &Example| -> Result<Rc<dyn Delta>> {
+        let adapter = move |_: &Task, example: &Example| -> Result<AdapterData> {
             compiled(&compile, &example.input)
         };
         Self {
@@ -126,12 +127,12 @@ impl<'a> Contestant<'a> {
     }
 
     /// One adapter for all tasks.
-    pub fn shared(name: impl Into<String>, prompt: PromptForm, adapter: Rc<dyn Delta>) -> Self {
-        Self::per_task(name, prompt, move |_| Ok(Some(Rc::clone(&adapter))))
+    pub fn shared(name: impl Into<String>, prompt: PromptForm, adapter: AdapterData) -> Self {
+        Self::per_task(name, prompt, move |_| Ok(Some(adapter.clone())))
     }
 
     /// Adapters by the id of the task; other tasks have none.
-    pub fn by_task(name: impl Into<String>, adapters: BTreeMap<String, Rc<dyn Delta>>) -> Self {
+    pub fn by_task(name: impl Into<String>, adapters: BTreeMap<String, AdapterData>) -> Self {
         Self::per_task(name, PromptForm::Plain, move |task| Ok(adapters.get(&task.id).cloned()))
     }
 
@@ -139,7 +140,7 @@ impl<'a> Contestant<'a> {
     pub fn per_task(
         name: impl Into<String>,
         prompt: PromptForm,
-        adapter: impl FnMut(&Task) -> Result<Option<Rc<dyn Delta>>> + 'a,
+        adapter: impl FnMut(&Task) -> Result<Option<AdapterData>> + 'a,
     ) -> Self {
         Self { name: name.into(), prompt, adapter: AdapterSource::PerTask(Box::new(adapter)) }
     }
@@ -147,7 +148,7 @@ impl<'a> Contestant<'a> {
     /// Adapters by task and description, from any function.
     pub fn per_description(
         name: impl Into<String>,
-        adapter: impl FnMut(&Task, usize, &str) -> Result<Rc<dyn Delta>> + 'a,
+        adapter: impl FnMut(&Task, usize, &str) -> Result<AdapterData> + 'a,
     ) -> Self {
         Self {
             name: name.into(),
@@ -167,7 +168,7 @@ impl<'a> Contestant<'a> {
     }
 }
 
-fn compiled(compile: &Compile<'_>, text: &str) -> Result<Rc<dyn Delta>> {
+fn compiled(compile: &Compile<'_>, text: &str) -> Result<AdapterData> {
     compile(text).with_context(|| format!("cannot compile the description `{text}`"))
 }
 

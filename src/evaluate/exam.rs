@@ -1,31 +1,25 @@
 //! The questions of one task, and the score of a contestant's answers to them.
 //!
 //! In: a task and a [`Contestant`]. Out: its mean score over the examples, from 0 to 1, or nothing
-//! where the contestant has no adapter or no shots for the task.
-
-use std::rc::Rc;
+//! where the contestant has no adapter or no shots for the task, or where the engine cannot run its
+//! adapter.
 
 use anyhow::{Result, ensure};
 
-use super::choices::log_likelihoods;
 use super::contestant::{AdapterSource, Contestant, PromptForm};
-use super::greedy::Greedy;
+use super::engine::Engine;
 use super::{EvaluateOptions, descriptions_of, score, shots, split_name};
-use crate::base::adapter::Delta;
 use crate::base::chat::Chat;
-use crate::base::decoder::Decoder;
 use crate::taskpack::{Example, ExampleSplit, Metric, Task};
 
-/// Most tokens of one forward pass, about; attention is quadratic in the length of a row.
-const ROW_TOKENS: usize = 1200;
 /// Most tokens of a free answer, however long the expected ones are.
 const ANSWER_MAX_TOKENS: usize = 64;
 /// Tokens that an answer may have beyond the longest expected one.
 const ANSWER_SPARE_TOKENS: usize = 8;
 
 /// The questions of a task, with everything about them that is the same for all contestants.
-pub(super) struct Exam<'a> {
-    decoder: &'a Decoder,
+pub(super) struct Exam<'a, E> {
+    engine: &'a E,
     chat: &'a Chat,
     task: &'a Task,
     /// What stands for the task.
@@ -40,13 +34,13 @@ pub(super) struct Exam<'a> {
     max_new_tokens: usize,
 }
 
-impl<'a> Exam<'a> {
+impl<'a, E: Engine> Exam<'a, E> {
     /// Prepares the first examples of a task.
     ///
     /// # Errors
     /// A task without examples in the split, text that the tokenizer cannot encode.
     pub(super) fn new(
-        decoder: &'a Decoder,
+        engine: &'a E,
         chat: &'a Chat,
         task: &'a Task,
         options: &EvaluateOptions,
@@ -69,20 +63,11 @@ impl<'a> Exam<'a> {
         }
         let references = examples.iter().map(|example| references(example).collect()).collect();
         let descriptions = descriptions_of(task, options)?;
-        Ok(Self {
-            decoder,
-            chat,
-            task,
-            descriptions,
-            examples,
-            references,
-            choices,
-            max_new_tokens,
-        })
+        Ok(Self { engine, chat, task, descriptions, examples, references, choices, max_new_tokens })
     }
 
     /// Mean score over descriptions and examples, from 0 to 1; `None` where the contestant has no
-    /// adapter or no shots.
+    /// adapter that the engine can run, or no shots.
     ///
     /// # Errors
     /// An adapter that cannot be made or does not fit the base.
@@ -97,19 +82,23 @@ impl<'a> Exam<'a> {
                 AdapterSource::None => scores.extend(self.scores(0, &prompts, None)?),
                 AdapterSource::PerTask(of) => {
                     let Some(adapter) = of(self.task)? else { return Ok(None) };
-                    scores.extend(self.scores(0, &prompts, Some(adapter.as_ref()))?);
+                    let Some(adapter) = self.engine.prepare(&adapter)? else { return Ok(None) };
+                    scores.extend(self.scores(0, &prompts, Some(&adapter))?);
                 }
                 AdapterSource::PerDescription(of) => {
                     let adapter = of(self.task, number, description)?;
-                    scores.extend(self.scores(0, &prompts, Some(adapter.as_ref()))?);
+                    let Some(adapter) = self.engine.prepare(&adapter)? else { return Ok(None) };
+                    scores.extend(self.scores(0, &prompts, Some(&adapter))?);
                 }
                 AdapterSource::PerExample(of) => {
                     for (index, (prompt, &example)) in
                         prompts.iter().zip(&self.examples).enumerate()
                     {
-                        let adapter: Rc<dyn Delta> = of(self.task, example)?;
+                        let adapter = of(self.task, example)?;
+                        let adapter = self.engine.prepare(&adapter)?;
+                        let Some(adapter) = adapter else { return Ok(None) };
                         let prompt = std::slice::from_ref(prompt);
-                        scores.extend(self.scores(index, prompt, Some(adapter.as_ref()))?);
+                        scores.extend(self.scores(index, prompt, Some(&adapter))?);
                     }
                 }
             }
@@ -143,7 +132,7 @@ impl<'a> Exam<'a> {
         &self,
         first: usize,
         prompts: &[Vec<u32>],
-        adapter: Option<&dyn Delta>,
+        adapter: Option<&E::Prepared>,
     ) -> Result<Vec<f64>> {
         match self.task.metric {
             Metric::ChoiceAccuracy => self.choice_scores(first, prompts, adapter),
@@ -160,10 +149,10 @@ impl<'a> Exam<'a> {
         &self,
         first: usize,
         prompts: &[Vec<u32>],
-        adapter: Option<&dyn Delta>,
+        adapter: Option<&E::Prepared>,
     ) -> Result<Vec<f64>> {
         let choices = &self.choices[first..first + prompts.len()];
-        let likelihoods = log_likelihoods(self.decoder, adapter, prompts, choices, ROW_TOKENS)?;
+        let likelihoods = self.engine.log_likelihoods(prompts, choices, adapter)?;
         let right = |(example, likelihoods): (&&Example, &Vec<f64>)| {
             let choice = score::likeliest(likelihoods);
             let choice = choice.and_then(|index| self.task.choices(example).get(index));
@@ -177,21 +166,16 @@ impl<'a> Exam<'a> {
         &self,
         first: usize,
         prompts: &[Vec<u32>],
-        adapter: Option<&dyn Delta>,
+        adapter: Option<&E::Prepared>,
         exact: bool,
         score_one: impl Fn(&str, &[&str]) -> f64,
     ) -> Result<Vec<f64>> {
         let references = &self.references[first..first + prompts.len()];
-        let greedy = Greedy {
-            decoder: self.decoder,
-            adapter,
-            end_of_turn: self.chat.end_of_turn,
-            max_new_tokens: self.max_new_tokens,
-            row_tokens: ROW_TOKENS,
-        };
-        let answers = greedy.answers(prompts, &mut |index, tokens| {
+        let mut keep_going = |index: usize, tokens: &[u32]| -> Result<bool> {
             Ok(!exact || score::can_still_match(&self.chat.text(tokens)?, &references[index]))
-        })?;
+        };
+        let (most, engine) = (self.max_new_tokens, self.engine);
+        let answers = engine.answers(prompts, adapter, most, &mut keep_going)?;
         let of = |(tokens, references): (&Vec<u32>, &Vec<&str>)| -> Result<f64> {
             Ok(score_one(&self.chat.text(tokens)?, references))
         };

@@ -1,4 +1,4 @@
-//! Greedy answers to many prompts at once.
+//! Greedy answers of our decoder to many prompts at once.
 //!
 //! In: prompts as tokens. Out: for each, the tokens that the base finds likeliest one after the
 //! other. The prompts share a row of a packed batch: their common prefix is computed once, each is
@@ -10,12 +10,10 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use candle_core::D;
 
+use super::engine::KeepGoing;
 use crate::base::adapter::Delta;
 use crate::base::decoder::{Decoder, KvCache};
 use crate::base::packed::{PackedBatch, PackedRow, shared_prefix};
-
-/// Tells whether the answer to a prompt, given by its index, should go on after these tokens.
-pub(super) type KeepGoing<'a> = &'a mut dyn FnMut(usize, &[u32]) -> Result<bool>;
 
 /// How answers are decoded.
 #[derive(Debug)]

@@ -12,8 +12,9 @@ use super::report::{Evaluation, MeanScore, TierScores};
 /// Stands for a score that does not exist.
 pub(super) const MISSING: &str = "–";
 /// Explains tables with missing scores.
-const NOTE: &str = "–: no score, as there is no adapter or no training example for the task. \
-                    (n): over the n tasks of the tier that have one.";
+const NOTE: &str = "–: no score, as there is no adapter or no training example for the task, or \
+                    the engine cannot run the adapter. (n): over the n tasks of the tier that have \
+                    one.";
 
 /// All tables of an evaluation.
 pub(super) fn tables(evaluation: &Evaluation) -> String {
@@ -169,8 +170,8 @@ mod tests {
 | far | 1 | – |
 | all | 3 | +75.0 [+75.0, +75.0] (1) |
 
-–: no score, as there is no adapter or no training example for the task. \
-(n): over the n tasks of the tier that have one.
+–: no score, as there is no adapter or no training example for the task, or the engine cannot \
+run the adapter. (n): over the n tasks of the tier that have one.
 ";
         assert_eq!(evaluation("base", tasks).markdown(), expected);
     }

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::EngineKind;
 use super::estimate::Estimate;
 use super::{EvaluateOptions, markdown, split_name};
 use crate::taskpack::Wording;
@@ -22,7 +23,8 @@ const ALL_TIERS: &str = "all";
 pub struct TaskScore {
     /// Name of the contestant.
     pub name: String,
-    /// Mean over the examples, from 0 to 1; `None` where the contestant has no adapter or no shots.
+    /// Mean over the examples, from 0 to 1; `None` where the contestant has no adapter that the
+    /// engine can run, or no shots.
     pub score: Option<f64>,
 }
 
@@ -130,6 +132,8 @@ impl Summary<'_> {
 pub struct Evaluation {
     /// Digest of the task pack.
     pub pack: String,
+    /// What computed the answers: `candle` or `llama.cpp`.
+    pub engine: String,
     /// Split that the examples are from.
     pub split: String,
     /// Most examples of a task.
@@ -154,6 +158,7 @@ impl Evaluation {
     /// Computes the means of `tasks` for the contestants `names`.
     pub(super) fn new(
         pack: String,
+        engine: EngineKind,
         names: &[String],
         options: &EvaluateOptions,
         tasks: Vec<TaskScores>,
@@ -166,6 +171,7 @@ impl Evaluation {
         let tier = |name: &str| summary.tier(name, tasks.iter().filter(|task| task.tier == name));
         Self {
             pack,
+            engine: engine.name().into(),
             split: split_name(options.split).into(),
             examples: options.examples,
             wording: options.wording,
@@ -188,7 +194,7 @@ impl Evaluation {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{Evaluation, TaskScore, TaskScores};
-    use crate::evaluate::EvaluateOptions;
+    use crate::evaluate::{EngineKind, EvaluateOptions};
     use crate::taskpack::{ExampleSplit, Wording};
 
     /// A task with the scores of contestants.
@@ -219,7 +225,7 @@ pub(super) mod tests {
             descriptions: 1,
             reference: reference.into(),
         };
-        Evaluation::new("sha256:00".into(), &names, &options, tasks)
+        Evaluation::new("sha256:00".into(), EngineKind::Candle, &names, &options, tasks)
     }
 
     #[test]

@@ -10,9 +10,9 @@ use anyhow::Result;
 use super::contestant::random_text;
 use super::tiny_model::{TinyModel, adapter};
 use super::{
-    AdapterSource, Compile, Contestant, EvaluateOptions, Evaluation, PromptForm, evaluate,
+    AdapterData, AdapterSource, CandleEngine, Compile, Contestant, Engine, EngineKind,
+    EvaluateOptions, Evaluation, KeepGoing, PromptForm, evaluate,
 };
-use crate::base::adapter::Delta;
 use crate::taskpack::{Example, ExampleSplit, Task, TaskPack, Wording};
 
 fn write_pack(dir: &Path) -> TaskPack {
@@ -62,8 +62,8 @@ fn run(
     let (pack, model) = (write_pack(dir.path()), TinyModel::new());
     let mut lines = Vec::new();
     let mut progress = |line: &str| lines.push(line.to_owned());
-    let evaluation =
-        evaluate(&model.decoder, &model.chat, &pack, contestants, options, &mut progress)?;
+    let engine = CandleEngine::new(&model.decoder, model.chat.end_of_turn);
+    let evaluation = evaluate(&engine, &model.chat, &pack, contestants, options, &mut progress)?;
     Ok((evaluation, lines))
 }
 
@@ -71,14 +71,14 @@ fn refusal(contestants: &mut [Contestant<'_>], options: &EvaluateOptions) -> Str
     format!("{:#}", run(contestants, options).unwrap_err())
 }
 
-fn delta(size: f32) -> Rc<dyn Delta> {
-    Rc::new(adapter(size))
+fn delta(size: f32) -> AdapterData {
+    AdapterData::Delta(Rc::new(adapter(size)))
 }
 
 /// Compiles every text into the same adapter, and notes the texts.
 fn compile(size: f32, texts: &Rc<RefCell<Vec<String>>>) -> Compile<'static> {
     let texts = Rc::clone(texts);
-    Rc::new(move |text: &str| -> Result<Rc<dyn Delta>> {
+    Rc::new(move |text: &str| -> Result<AdapterData> {
         texts.borrow_mut().push(text.to_owned());
         Ok(delta(size))
     })
@@ -156,6 +156,67 @@ fn tasks_without_an_adapter_have_no_score() {
     assert!(evaluation.markdown().contains("(n): over the n tasks"));
 }
 
+/// Answers with nothing, likes the first choice best, and runs files only.
+struct FilesOnly;
+
+impl Engine for FilesOnly {
+    type Prepared = ();
+
+    fn kind(&self) -> EngineKind {
+        EngineKind::LlamaCpp
+    }
+
+    fn prepare(&self, adapter: &AdapterData) -> Result<Option<()>> {
+        Ok((!matches!(adapter, AdapterData::Delta(_))).then_some(()))
+    }
+
+    fn answers(
+        &self,
+        prompts: &[Vec<u32>],
+        _: Option<&()>,
+        _: usize,
+        _: KeepGoing<'_>,
+    ) -> Result<Vec<Vec<u32>>> {
+        Ok(vec![Vec::new(); prompts.len()])
+    }
+
+    fn log_likelihoods(
+        &self,
+        _: &[Vec<u32>],
+        choices: &[Vec<Vec<u32>>],
+        _: Option<&()>,
+    ) -> Result<Vec<Vec<f64>>> {
+        Ok(choices.iter().map(|choices| vec![-1.0; choices.len()]).collect())
+    }
+}
+
+#[test]
+fn adapters_that_the_engine_cannot_run_have_no_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pack, chat) = (write_pack(dir.path()), TinyModel::new().chat);
+    let texts = Rc::default();
+    let adapter = |_: &Task, _: &Example| -> Result<AdapterData> { Ok(delta(1.0)) };
+    let mut contestants = [
+        Contestant::base(),
+        Contestant::shared("shared", PromptForm::Plain, delta(1.0)),
+        Contestant::compiled(compile(1.0, &texts)),
+        Contestant {
+            name: "own".into(),
+            prompt: PromptForm::Plain,
+            adapter: AdapterSource::PerExample(Box::new(adapter)),
+        },
+    ];
+    let options = options("base");
+    let evaluation =
+        evaluate(&FilesOnly, &chat, &pack, &mut contestants, &options, &mut |_| {}).unwrap();
+    assert_eq!(evaluation.engine, "llama.cpp");
+    assert_eq!(scores(&evaluation, "base"), [Some(0.0); 3]);
+    for name in ["shared", "compiled", "own"] {
+        assert_eq!(scores(&evaluation, name), [None; 3], "{name}");
+    }
+    assert!(evaluation.markdown().contains("the engine cannot run the adapter"));
+}
+
 #[test]
 fn examples_may_have_adapters_of_their_own() {
     let texts = Rc::default();
@@ -172,7 +233,7 @@ fn examples_may_have_adapters_of_their_own() {
 #[test]
 fn an_adapter_sees_its_task_and_example() {
     let mut seen = Vec::new();
-    let adapter = |task: &Task, example: &Example| -> Result<Rc<dyn Delta>> {
+    let adapter = |task: &Task, example: &Example| -> Result<AdapterData> {
         seen.push(format!("{} {}", task.id, example.output));
         Ok(delta(0.0))
     };

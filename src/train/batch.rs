@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -55,60 +55,86 @@ pub fn tokenize(
     Ok(all.into_iter().filter(|e| e.prompt.len() + e.answer.len() <= max_tokens).collect())
 }
 
-/// Padded tokens that one part of a batch has at most, unless a single row has more: what is kept
-/// for the backward pass grows with them, and larger products are hardly faster.
-const PART_TOKENS: usize = 640;
+/// Padded tokens that one part of a batch has at most, unless a single example has more: what is
+/// kept for the backward pass grows with them, larger products are hardly faster, and several parts
+/// keep all cores busy.
+const PART_TOKENS: usize = 224;
 /// Rows of a part are at least this share of its longest one.
 const SHORTEST_SHARE: f64 = 0.7;
 
 /// What one step computes.
 #[derive(Debug)]
 pub struct TrainingBatch {
-    /// Rows of similar length, the longest first; each part is computed on its own.
+    /// Every example once, in rows of similar length; each part is computed on its own.
     pub parts: Vec<BatchPart>,
-    /// What the adapter of each row depends on, in the order of the parts.
+    /// What the adapter of each task depends on.
     pub conditions: Vec<Vec<f32>>,
-    /// Name of the task of each row.
+    /// Name of each task.
     pub tasks: Vec<String>,
     /// Tokens computed, padding left out.
     pub tokens: usize,
 }
 
-/// Consecutive rows of a batch.
+/// Rows that are computed together.
 #[derive(Debug)]
 pub struct BatchPart {
-    /// Which rows of the batch.
-    pub rows: Range<usize>,
+    /// Per row, the task of the batch whose adapter it runs with.
+    pub adapters: Vec<u32>,
     /// Their tokens.
     pub packed: PackedBatch,
     /// Flat indices of the tokens that predict an answer token.
     pub predict_at: Vec<u32>,
     /// The answer tokens they should predict.
     pub targets: Vec<u32>,
-    /// Weight of each: rows, examples of a row and tokens of an answer weigh equally; the weights
+    /// Weight of each: tasks, examples of a task and tokens of an answer weigh equally; the weights
     /// of all parts sum to 1.
     pub weights: Vec<f32>,
 }
 
 impl TrainingBatch {
-    /// Packs one row per entry of `rows`, sorted by length.
+    /// Packs the examples of each entry of `rows` into one row, or into several where they are too
+    /// long for a part, and rows of similar length into parts, the longest first.
     ///
     /// # Errors
     /// A row without examples.
     pub fn pack(rows: Vec<Row<'_>>) -> Result<Self> {
-        let packed = rows.into_iter().map(|row| Ok((PlacedRow::new(&row)?, row)));
-        let mut packed = packed.collect::<Result<Vec<_>>>()?;
-        packed.sort_by_key(|(placed, _)| std::cmp::Reverse(placed.row.len()));
-        let (placed, rows): (Vec<PlacedRow<'_>>, Vec<Row<'_>>) = packed.into_iter().unzip();
+        let mut placed = Vec::with_capacity(rows.len());
+        for (adapter, Row { task, examples, .. }) in (0_u32..).zip(&rows) {
+            ensure!(!examples.is_empty(), "task `{task}` of a batch has no example");
+            let weight = 1.0 / (rows.len() * examples.len()) as f32;
+            let mut left = examples.as_slice();
+            while !left.is_empty() {
+                let (now, later) = left.split_at(fitting(left, PART_TOKENS));
+                placed.push(PlacedRow::new(adapter, weight, now));
+                left = later;
+            }
+        }
+        placed.sort_by_key(|placed| std::cmp::Reverse(placed.row.len()));
         let ranges = similar_lengths(&placed.iter().map(|p| p.row.len()).collect::<Vec<_>>());
-        let part = |range: Range<usize>| BatchPart::new(range, &placed);
         Ok(Self {
-            parts: ranges.into_iter().map(part).collect::<Result<_>>()?,
+            parts: ranges
+                .into_iter()
+                .map(|range| BatchPart::new(&placed[range]))
+                .collect::<Result<_>>()?,
             tokens: placed.iter().map(|placed| placed.row.len()).sum(),
             tasks: rows.iter().map(|row| row.task.clone()).collect(),
             conditions: rows.into_iter().map(|row| row.condition).collect(),
         })
     }
+}
+
+/// How many of the first examples make a row of at most `limit` tokens; at least one.
+fn fitting(examples: &[&TokenizedExample], limit: usize) -> usize {
+    let fits = |count: &usize| tokens_of(&examples[..*count]) <= limit;
+    (2..=examples.len()).take_while(fits).last().unwrap_or(1)
+}
+
+/// Tokens of the row that examples make: what their prompts share, then each example's own.
+fn tokens_of(examples: &[&TokenizedExample]) -> usize {
+    let prompts: Vec<&[u32]> = examples.iter().map(|e| e.prompt.as_slice()).collect();
+    let shared = shared_prefix(&prompts);
+    let own = examples.iter().map(|e| e.prompt.len() - shared + e.answer.len() - 1);
+    shared + own.sum::<usize>()
 }
 
 /// Cuts falling lengths into parts of little padding.
@@ -130,17 +156,20 @@ fn similar_lengths(lengths: &[usize]) -> Vec<Range<usize>> {
 
 /// A row as tokens, and where its answers are.
 struct PlacedRow<'t> {
+    adapter: u32,
     row: PackedRow,
+    /// Weight of each answer.
+    weight: f32,
     /// Per example, the first token that predicts, and the answer.
     answers: Vec<(usize, &'t [u32])>,
 }
 
 impl<'t> PlacedRow<'t> {
-    fn new(Row { examples, .. }: &Row<'t>) -> Result<Self> {
-        let first = examples.first().context("a row without examples")?;
+    fn new(adapter: u32, weight: f32, examples: &[&'t TokenizedExample]) -> Self {
         let prompts: Vec<&[u32]> = examples.iter().map(|e| e.prompt.as_slice()).collect();
         let shared = shared_prefix(&prompts);
-        let mut row = PackedRow::with_prefix(&first.prompt[..shared]);
+        let prefix = prompts.first().map_or(&[][..], |prompt| &prompt[..shared]);
+        let mut row = PackedRow::with_prefix(prefix);
         let mut answers = Vec::with_capacity(examples.len());
         for (segment, example) in (1..).zip(examples) {
             let (prompt, answer) = (&example.prompt[shared..], example.answer.as_slice());
@@ -149,27 +178,26 @@ impl<'t> PlacedRow<'t> {
             row.extend(&answer[..answer.len() - 1], segment, example.prompt.len());
             answers.push((start + prompt.len() - 1, answer));
         }
-        Ok(Self { row, answers })
+        Self { adapter, row, weight, answers }
     }
 }
 
 impl BatchPart {
-    fn new(rows: Range<usize>, all: &[PlacedRow<'_>]) -> Result<Self> {
-        let own = &all[rows.clone()];
-        let packed: Vec<PackedRow> = own.iter().map(|placed| placed.row.clone()).collect();
+    fn new(rows: &[PlacedRow<'_>]) -> Result<Self> {
+        let packed: Vec<PackedRow> = rows.iter().map(|placed| placed.row.clone()).collect();
         let packed = PackedBatch::new(&packed);
         let (mut predict_at, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, PlacedRow { answers, .. }) in own.iter().enumerate() {
+        for (row, PlacedRow { weight, answers, .. }) in rows.iter().enumerate() {
             for (start, answer) in answers {
-                let weight = 1.0 / (all.len() * answers.len() * answer.len()) as f32;
                 for (offset, &token) in answer.iter().enumerate() {
                     predict_at.push(u32::try_from(row * packed.width + start + offset)?);
                     targets.push(token);
-                    weights.push(weight);
+                    weights.push(weight / answer.len() as f32);
                 }
             }
         }
-        Ok(Self { rows, packed, predict_at, targets, weights })
+        let adapters = rows.iter().map(|placed| placed.adapter).collect();
+        Ok(Self { adapters, packed, predict_at, targets, weights })
     }
 }
 
@@ -274,15 +302,13 @@ pub fn fill_row<'t>(
 ) -> Vec<&'t TokenizedExample> {
     let mut taken: Vec<&TokenizedExample> = Vec::new();
     for candidate in candidates {
-        let mut with: Vec<&TokenizedExample> = taken.clone();
-        with.push(candidate);
-        let prompts: Vec<&[u32]> = with.iter().map(|e| e.prompt.as_slice()).collect();
-        let shared = shared_prefix(&prompts);
-        let own: usize = with.iter().map(|e| e.prompt.len() - shared + e.answer.len() - 1).sum();
-        if taken.is_empty() || shared + own <= row_tokens {
-            taken = with;
-        } else if own > 2 * row_tokens {
-            break;
+        taken.push(candidate);
+        let tokens = tokens_of(&taken);
+        if taken.len() > 1 && tokens > row_tokens {
+            taken.pop();
+            if tokens > 2 * row_tokens {
+                break;
+            }
         }
     }
     taken
@@ -326,10 +352,10 @@ mod tests {
         };
         let rows = vec![row(&short, 0.0), row(&long, 1.0), row(&short, 2.0)];
         let batch = TrainingBatch::pack(rows).unwrap();
-        assert_eq!(batch.conditions, [[1.0], [0.0], [2.0]]);
-        assert_eq!(batch.tasks, ["1", "0", "2"]);
-        let ranges: Vec<_> = batch.parts.iter().map(|part| part.rows.clone()).collect();
-        assert_eq!(ranges, [0..1, 1..3]);
+        assert_eq!(batch.conditions, [[0.0], [1.0], [2.0]]);
+        assert_eq!(batch.tasks, ["0", "1", "2"]);
+        let adapters: Vec<_> = batch.parts.iter().map(|part| part.adapters.clone()).collect();
+        assert_eq!(adapters, [vec![1], vec![0, 2]]);
         let weight = |part: &BatchPart| part.weights.iter().sum::<f32>();
         assert!((weight(&batch.parts[0]) - 1.0 / 3.0).abs() < 1e-6);
         assert!((weight(&batch.parts[1]) - 2.0 / 3.0).abs() < 1e-6);
@@ -339,8 +365,21 @@ mod tests {
     fn parts_keep_their_budget() {
         assert!(similar_lengths(&[]).is_empty());
         assert_eq!(similar_lengths(&[9000]).len(), 1);
-        assert_eq!(similar_lengths(&[200; 7]), [0..3, 3..6, 6..7]);
+        assert_eq!(similar_lengths(&[70; 7]), [0..3, 3..6, 6..7]);
         assert_eq!(similar_lengths(&[100, 80, 60, 59]), [0..2, 2..4]);
+    }
+
+    #[test]
+    fn a_task_that_is_too_long_for_a_part_is_cut_between_examples() {
+        let long = |first: u32| example(&(0..100).map(|i| first + i).collect::<Vec<_>>(), &[9]);
+        let examples = [long(0), long(1000), long(2000), long(3000), long(4000)];
+        let row = Row { task: "t".into(), examples: examples.iter().collect(), condition: vec![] };
+        let batch = TrainingBatch::pack(vec![row]).unwrap();
+        let adapters: Vec<_> = batch.parts.iter().map(|part| part.adapters.clone()).collect();
+        assert_eq!(adapters, [[0], [0], [0]]);
+        let weights: Vec<f32> = batch.parts.iter().flat_map(|part| part.weights.clone()).collect();
+        assert_eq!(weights, [0.2; 5]);
+        assert_eq!(batch.tokens, 500);
     }
 
     #[test]

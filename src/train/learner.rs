@@ -1,7 +1,6 @@
 //! What supervised training learns: something that gives every row of a batch an adapter.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
@@ -71,25 +70,22 @@ impl Hypernet {
     }
 }
 
-/// Splits the generated matrices of some rows into the per-layer pairs that the decoder applies,
-/// without gradients.
+/// Splits the generated matrices of `tasks`, in any order and as often as they are named, into the
+/// per-layer pairs that the decoder applies, without gradients.
 ///
 /// # Errors
-/// Matrices of the wrong rank.
-pub fn lora_batch(
-    generated: &[GeneratedModule],
-    rows: Range<usize>,
-    scale: f64,
-) -> Result<LoraBatch> {
+/// Matrices of the wrong rank, a task that is not there.
+pub fn lora_batch(generated: &[GeneratedModule], tasks: &[u32], scale: f64) -> Result<LoraBatch> {
     let mut pairs = BTreeMap::new();
     for module in generated {
-        let layers = module.a.dim(1)?;
+        let tasks = Tensor::new(tasks, module.a.device())?;
+        let chosen = |matrices: &Tensor| matrices.detach().contiguous()?.index_select(&tasks, 0);
+        let (a, b) = (chosen(&module.a)?, chosen(&module.b_transposed)?);
         let pair = |layer: usize| -> Result<LoraPair> {
-            let of = |t: &Tensor| -> Result<Tensor> {
-                Ok(t.detach().i((rows.clone(), layer))?.contiguous()?)
-            };
-            Ok(LoraPair { a: of(&module.a)?, b_transposed: of(&module.b_transposed)? })
+            let of = |matrices: &Tensor| matrices.i((.., layer))?.contiguous();
+            Ok(LoraPair { a: of(&a)?, b_transposed: of(&b)? })
         };
+        let layers = a.dim(1)?;
         pairs.insert(module.name.clone(), (0..layers).map(pair).collect::<Result<_>>()?);
     }
     Ok(LoraBatch::new(pairs, scale))

@@ -4,7 +4,7 @@
 //! row under its own adapter, predicts the answers; the loss's gradient with respect to the
 //! adapters comes back from the base, and the learner's backward pass starts from it. The two
 //! backward passes meet at the adapter, so the base's graph is freed before the learner's is walked,
-//! and the base computes a few rows of similar length at a time.
+//! and the base computes a few rows of similar length at a time, on one core each.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,6 +24,10 @@ use super::run::{Objective, Step};
 use crate::base::adapter::{LoraBatch, LoraPair};
 use crate::base::decoder::Decoder;
 use crate::base::fused::cross_entropy;
+use crate::workers;
+
+/// Tasks whose adapters validation holds at a time.
+const VALIDATION_TASKS: usize = 8;
 
 /// What shapes the loss.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
@@ -75,18 +79,23 @@ impl Objective for Sft<'_> {
 
     /// Mean answer loss per group of held-out tasks, without smoothing, noise or dropout.
     fn validation(&self) -> Result<BTreeMap<String, f32>> {
+        let (base, scale) = (self.base, self.learner.scale());
         let mut sums: BTreeMap<String, (f32, f32)> = BTreeMap::new();
-        for (group, task) in &self.data.validation {
-            let batch = self.validation_batch(task)?;
-            let generated = self.learner.adapters(&batch.conditions, None)?;
-            let mut loss = 0.0;
-            for part in &batch.parts {
-                let adapters = lora_batch(&generated, part.rows.clone(), self.learner.scale())?;
-                let of_part = answer_loss(self.base, part, &adapters, 0.0, None)?;
-                loss += of_part.to_scalar::<f32>()?;
+        for tasks in self.data.validation.chunks(VALIDATION_TASKS) {
+            let (mut generated, mut work) = (Vec::new(), Vec::new());
+            for (group, task) in tasks {
+                let batch = self.validation_batch(task)?;
+                work.extend(batch.parts.into_iter().map(|part| (group, part, generated.len())));
+                generated.push(self.learner.adapters(&batch.conditions, None)?);
+                sums.entry(group.clone()).or_default().1 += 1.0;
             }
-            let sum = sums.entry(group.clone()).or_default();
-            *sum = (sum.0 + loss, sum.1 + 1.0);
+            let losses = workers::map(&base.device, &work, |(_, part, task)| {
+                let adapters = lora_batch(&generated[*task], &part.adapters, scale)?;
+                Ok(answer_loss(base, part, &adapters, 0.0, None)?.to_scalar::<f32>()?)
+            })?;
+            for ((group, ..), loss) in work.iter().zip(losses) {
+                sums.entry((*group).clone()).or_default().0 += loss;
+            }
         }
         Ok(sums.into_iter().map(|(group, (sum, count))| (group, sum / count)).collect())
     }
@@ -143,14 +152,26 @@ pub fn step_gradients(
     settings: &StepSettings,
     rng: &mut ChaCha8Rng,
 ) -> Result<(f32, BTreeMap<String, Tensor>)> {
-    let generated = learner.adapters(&batch.conditions, Some(rng))?;
+    let (generated, scale) = (learner.adapters(&batch.conditions, Some(rng))?, learner.scale());
+    // Each part has random numbers of its own, so that parts can be computed in any order.
+    let parts: Vec<(&BatchPart, ChaCha8Rng)> =
+        batch.parts.iter().map(|part| (part, ChaCha8Rng::from_rng(rng))).collect();
+    let of_parts = workers::map(&base.device, &parts, |(part, rng)| {
+        let adapters = lora_batch(&generated, &part.adapters, scale)?;
+        part_gradients(base, part, adapters, settings, &mut rng.clone())
+    })?;
     let mut loss = 0.0;
     let mut gradients = AdapterGradients::default();
-    for part in &batch.parts {
-        let adapters = lora_batch(&generated, part.rows.clone(), learner.scale())?;
-        loss += part_gradients(base, part, adapters, settings, rng, &mut gradients)?;
+    for (of_part, found) in of_parts {
+        loss += of_part;
+        for (name, (a, b)) in found {
+            let (of_a, of_b) = gradients.entry(name).or_default();
+            of_a.push(a);
+            of_b.push(b);
+        }
     }
-    let objective = pull(&generated, &gradients, settings.adapter_decay)?;
+    let tasks: Vec<u32> = batch.parts.iter().flat_map(|part| &part.adapters).copied().collect();
+    let objective = pull(&generated, &tasks, &gradients, settings.adapter_decay)?;
     drop(gradients);
     let gradients = objective.backward()?;
     let named = learner.parameters().into_iter();
@@ -162,16 +183,19 @@ pub fn step_gradients(
 /// part.
 type AdapterGradients = BTreeMap<String, (Vec<Tensor>, Vec<Tensor>)>;
 
-/// Loss of a part; adds the gradients of its adapters. Everything the backward pass needed is freed
-/// before the next part is computed.
+/// Gradients with respect to A and Bᵀ of a part's rows, by module.
+type PartGradients = BTreeMap<String, (Tensor, Tensor)>;
+
+/// Loss of a part and, per module, its gradients with respect to A and Bᵀ,
+/// `[rows of the part, layers, rank, width]`. Everything the backward pass needed is freed on
+/// return.
 fn part_gradients(
     base: &Decoder,
     part: &BatchPart,
     mut adapters: LoraBatch,
     settings: &StepSettings,
     rng: &mut ChaCha8Rng,
-    all: &mut AdapterGradients,
-) -> Result<f32> {
+) -> Result<(f32, PartGradients)> {
     // The adapters become leaves: the base's backward pass ends at them.
     let mut leaves: BTreeMap<String, Vec<(Var, Var)>> = BTreeMap::new();
     for (name, pairs) in &mut adapters.pairs {
@@ -190,25 +214,32 @@ fn part_gradients(
     let loss = answer_loss(base, part, &adapters, settings.label_smoothing, noise.as_ref())?;
     let gradients = loss.backward()?;
     let gradient = |var: &Var| gradients.get(var).context("an adapter got no gradient");
-    for (name, pairs) in &leaves {
+    let of_module = |(name, pairs): (String, Vec<(Var, Var)>)| {
         let a = pairs.iter().map(|(a, _)| gradient(a)).collect::<Result<Vec<_>>>()?;
         let b = pairs.iter().map(|(_, b)| gradient(b)).collect::<Result<Vec<_>>>()?;
-        let (of_a, of_b) = all.entry(name.clone()).or_default();
-        of_a.push(Tensor::stack(&a, 1)?);
-        of_b.push(Tensor::stack(&b, 1)?);
-    }
-    Ok(loss.to_scalar()?)
+        Ok((name, (Tensor::stack(&a, 1)?, Tensor::stack(&b, 1)?)))
+    };
+    let found = leaves.into_iter().map(of_module).collect::<Result<_>>()?;
+    Ok((loss.to_scalar()?, found))
 }
 
-/// `Σ ∂loss/∂A · A` and the same for B: it has the loss's gradient with respect to whatever the
-/// matrices were computed from. The mean squares of the matrices are added with weight `decay`.
-fn pull(generated: &[GeneratedModule], gradients: &AdapterGradients, decay: f32) -> Result<Tensor> {
+/// `Σ ∂loss/∂A · A` over all rows and the same for B: it has the loss's gradient with respect to
+/// whatever the matrices were computed from. `tasks` are those of the rows of all parts. The mean
+/// squares of the matrices are added with weight `decay`.
+fn pull(
+    generated: &[GeneratedModule],
+    tasks: &[u32],
+    gradients: &AdapterGradients,
+    decay: f32,
+) -> Result<Tensor> {
     let first = generated.first().context("an adapter without modules")?;
     let mut objective = Tensor::zeros((), DType::F32, first.a.device())?;
+    let tasks = Tensor::new(tasks, first.a.device())?;
     for module in generated {
         let (of_a, of_b) = gradients.get(&module.name).context("a module without gradients")?;
         for (matrix, gradients) in [(&module.a, of_a), (&module.b_transposed, of_b)] {
-            let pull = (matrix * Tensor::cat(gradients, 0)?)?.sum_all()?;
+            let of_rows = matrix.contiguous()?.index_select(&tasks, 0)?;
+            let pull = (of_rows * Tensor::cat(gradients, 0)?)?.sum_all()?;
             let decay = (matrix.sqr()?.mean_all()? * f64::from(decay))?;
             objective = (objective + (pull + decay)?)?;
         }

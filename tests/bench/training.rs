@@ -76,6 +76,7 @@ struct TaskExamples {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    t2lc::workers::claim_cores();
     ensure!(args.steps > 0, "--steps must be at least 1");
     let base_path = args.base.unwrap_or_else(parts::base_gguf);
     let pack = TaskPack::load(&args.pack.unwrap_or_else(|| parts::fixture("taskpack")))?;

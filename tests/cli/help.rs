@@ -10,7 +10,7 @@ use crate::Folder;
 fn the_help_is_a_page() {
     let ran = Folder::new().run(&["--help"]);
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    // Only a build without the trainer says more; the verbs are the same.
+    // Only a build without the trainer or llama.cpp says more; the verbs are the same.
     assert_snapshot!(ran.text().replace(" (not in this build)", ""), @r"
     Compile a sentence into a LoRA adapter for llama.cpp
 
@@ -18,6 +18,7 @@ fn the_help_is_a_page() {
 
     Commands:
       compile   Turn a task description into an adapter
+      try       Answer a prompt without and with the adapter for a description
       inspect   Show what is in an adapter, a bundle, a checkpoint or a PEFT directory
       verify    Check an adapter or a bundle, and whether an adapter fits a base
       export    Freeze a checkpoint and a text encoder into a bundle
@@ -118,6 +119,7 @@ fn the_manual_is_one_page_on_stdout_or_one_per_verb_in_a_folder() {
         "-export",
         "-inspect",
         "-train",
+        "-try",
         "-verify",
         "",
     ];

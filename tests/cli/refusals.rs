@@ -203,6 +203,16 @@ fn verbs_that_the_build_lacks() {
     }
 }
 
+#[cfg(not(all(feature = "train", feature = "llama")))]
+#[test]
+fn trying_needs_a_build_with_llama_cpp() {
+    let folder = Folder::new();
+    let report = folder.refused(&["try", DESCRIPTION, "--base", "base.gguf", "--prompt", "Hi"]);
+    let expected = "exit 2\nerror: this build cannot run llama.cpp\n\
+                    hint: build it with `cargo build --release --features train,llama`";
+    assert_eq!(report, expected);
+}
+
 #[test]
 fn errors_are_json_on_stdout_as_well() {
     let folder = Folder::new();

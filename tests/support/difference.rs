@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::llama::argmax;
+use t2lc::llama::argmax;
 
 /// Differences over all tokens and the whole vocabulary, in logits.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-//! What the integration tests share: the real parts on disk, the real llama.cpp, and our decoder.
+//! What the integration tests share: the real parts on disk, bases in the real llama.cpp, and our decoder.
 //!
 //! Nothing here skips: a part that is missing is a failure that says how to fetch it.
 
@@ -7,10 +7,10 @@
 
 #[cfg(feature = "train")]
 pub(crate) mod decoder;
+#[cfg(feature = "llama")]
 pub(crate) mod difference;
-pub(crate) mod llama;
 #[cfg(feature = "train")]
 pub(crate) mod pack;
 pub(crate) mod parts;
-#[cfg(feature = "train")]
+#[cfg(all(feature = "train", feature = "llama"))]
 pub(crate) mod twin;

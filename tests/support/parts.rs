@@ -47,7 +47,7 @@ pub(crate) fn onnxruntime_library() -> PathBuf {
     part("onnxruntime/libonnxruntime.so")
 }
 
-/// The llama.cpp libraries, as [`super::llama::Llama::load`] takes them.
+/// The llama.cpp libraries, as `t2lc::llama::Llama::load` takes them.
 pub(crate) fn llama_cpp_dir() -> PathBuf {
     part("llama.cpp")
 }

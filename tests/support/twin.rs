@@ -14,9 +14,9 @@ use std::sync::OnceLock;
 use candle_core::Device;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::quantized::{GgmlDType, QTensor};
+use t2lc::llama::{Llama, Model};
 use t2lc_runtime::gguf::{GgmlType, Gguf, GgufWriter};
 
-use super::llama::{Llama, Model};
 use super::parts;
 
 /// The base as published; loaded once per process.
@@ -51,8 +51,8 @@ pub(crate) fn llama_ids(tokens: &[u32]) -> Vec<i32> {
 }
 
 fn open(path: &Path) -> Model {
-    let model = Llama::load(&parts::llama_cpp_dir()).model(path);
-    model.unwrap_or_else(|error| panic!("`{}`: {error}", path.display()))
+    let llama = Llama::load(&parts::llama_cpp_dir()).expect("llama.cpp was fetched");
+    llama.model(path).expect("llama.cpp takes the base")
 }
 
 /// Writes the file at `base` to the path `twin`, with all its tensors in F32.

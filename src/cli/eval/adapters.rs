@@ -1,7 +1,7 @@
 //! Adapter files whose target modules are not known beforehand.
 //!
-//! In: a PEFT directory or a GGUF file. Out: the modules that it adapts, and the adapter as the
-//! decoder applies it. A PEFT directory names them in `target_modules` of `adapter_config.json`, by
+//! In: a PEFT directory or a GGUF file. Out: the modules that it adapts, and the adapter as engines
+//! take it. A PEFT directory names them in `target_modules` of `adapter_config.json`, by
 //! the last part of their path; a GGUF file has the tensor `<weight>.lora_a` for each.
 
 use std::collections::BTreeSet;
@@ -11,12 +11,10 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
 use serde::Deserialize;
-use t2lc::base::adapter::Delta;
 use t2lc::base::describe::describe_base;
-use t2lc::base::gguf_adapter::load_gguf_adapter;
 use t2lc::base::peft::PeftAdapter;
+use t2lc::evaluate::AdapterData;
 use t2lc_runtime::base::TargetModule;
 use t2lc_runtime::gguf::Gguf;
 use t2lc_runtime::peft::CONFIG;
@@ -28,15 +26,16 @@ const MODULES: [&str; 7] =
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Reads an adapter for a base from a PEFT directory or a GGUF file.
-pub(super) fn load_adapter(path: &Path, base: &Path, device: &Device) -> Result<Rc<dyn Delta>> {
+pub(super) fn load_adapter(path: &Path, base: &Path) -> Result<AdapterData> {
     if path.is_dir() {
         let base = describe_base(base, &peft_modules(path)?)?;
-        return Ok(Rc::new(PeftAdapter::load(path, &base)?.batch(&base, device)?));
+        let adapter = PeftAdapter::load(path, &base)?;
+        return Ok(AdapterData::Peft { adapter: Rc::new(adapter), base: Rc::new(base) });
     }
-    let read = || -> Result<Rc<dyn Delta>> {
+    let read = || -> Result<AdapterData> {
         let bytes = std::fs::read(path).context("the file cannot be read")?;
         let base = describe_base(base, &gguf_modules(&bytes)?)?;
-        Ok(Rc::new(load_gguf_adapter(&bytes, &base, device)?))
+        Ok(AdapterData::Gguf { bytes: bytes.into(), base: Rc::new(base) })
     };
     read().with_context(|| format!("cannot use the adapter `{}`", path.display()))
 }

@@ -9,17 +9,14 @@ use std::rc::Rc;
 
 use anyhow::Context;
 use candle_core::Device;
-use t2lc::base::adapter::Delta;
 use t2lc::base::describe::describe_base;
-use t2lc::base::gguf_adapter::load_gguf_adapter;
-use t2lc::evaluate::{Compile, Contestant, PromptForm};
+use t2lc::evaluate::{AdapterData, Compile, Contestant, PromptForm};
 use t2lc::taskpack::{Task, TaskPack, TaskSplit};
 use t2lc::train::arrow::Arrow;
 use t2lc::train::library::Library;
-use t2lc_runtime::backend::{self, BackendKind, Provider};
+use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::compile::{CompileOptions, Compiler};
 use t2lc_runtime::describe::Description;
-use t2lc_runtime::error::Error;
 
 use super::adapters::{library_modules, load_adapter};
 use super::{EvalArgs, Failure, NamedPath, say};
@@ -36,18 +33,18 @@ pub(super) fn all(
     let mut all = vec![Contestant::base(), Contestant::prompted()];
     all.extend(args.shots.map(Contestant::shots));
     if !args.no_bundle {
-        let compile = compiler(args.bundle.as_deref(), device)?;
+        let compile = compiler(args.bundle.as_deref())?;
         all.push(Contestant::compiled(Rc::clone(&compile)));
         all.push(Contestant::other(Rc::clone(&compile), tasks, args.seed));
         all.push(Contestant::random(compile, args.seed));
     }
     for NamedPath { name, path } in &args.per_input {
-        all.push(Contestant::per_input(name, compiler(Some(path), device)?));
+        all.push(Contestant::per_input(name, compiler(Some(path))?));
     }
     let plain = args.adapter.iter().map(|named| (named, PromptForm::Plain));
     let described = args.adapter_described.iter().map(|named| (named, PromptForm::Described));
     for (NamedPath { name, path }, prompt) in plain.chain(described) {
-        let adapter = load_adapter(path, &args.base, device)
+        let adapter = load_adapter(path, &args.base)
             .map_err(|error| Failure::input("eval.adapter", error))?;
         all.push(Contestant::shared(name, prompt, adapter));
     }
@@ -59,16 +56,14 @@ pub(super) fn all(
     Ok(all)
 }
 
-/// A bundle as a function from text to adapter.
-fn compiler(bundle: Option<&Path>, device: &Device) -> Result<Compile<'static>, Failure> {
-    let backend = backend::open(BackendKind::Tract, Provider::Auto).map_err(Error::from)?;
-    let compiler = Compiler::new(open_bundle(bundle)?, backend.as_ref())?;
-    let device = device.clone();
-    let compile: Compile<'static> = Rc::new(move |text: &str| -> anyhow::Result<Rc<dyn Delta>> {
+/// A bundle as a function from text to adapter, the very file that `compile` writes.
+fn compiler(bundle: Option<&Path>) -> Result<Compile<'static>, Failure> {
+    let compiler = Compiler::new(open_bundle(bundle)?, &Exact::default())?;
+    let base = Rc::new(compiler.bundle().manifest.base.clone());
+    let compile: Compile<'static> = Rc::new(move |text: &str| -> anyhow::Result<AdapterData> {
         let adapter = compiler.compile(&Description::new(text)?, CompileOptions::default())?;
         let bytes = adapter.gguf_bytes().context("a GGUF adapter has bytes")?;
-        let base = &compiler.bundle().manifest.base;
-        Ok(Rc::new(load_gguf_adapter(bytes, base, &device)?))
+        Ok(AdapterData::Gguf { bytes: bytes.into(), base: Rc::clone(&base) })
     });
     Ok(compile)
 }
@@ -82,12 +77,13 @@ fn of_library(
     device: &Device,
     quiet: bool,
 ) -> anyhow::Result<Vec<Contestant<'static>>> {
-    let base = describe_base(&args.base, &library_modules(dir)?)?;
+    let base = Rc::new(describe_base(&args.base, &library_modules(dir)?)?);
     let mut library = Library::load(dir, &base)?;
-    let mut oracle: BTreeMap<String, Rc<dyn Delta>> = BTreeMap::new();
+    let data = |adapter| AdapterData::Peft { adapter: Rc::new(adapter), base: Rc::clone(&base) };
+    let mut oracle: BTreeMap<String, AdapterData> = BTreeMap::new();
     for (id, adapter) in &library.adapters {
         if tasks.iter().any(|task| task.id == *id) {
-            oracle.insert(id.clone(), Rc::new(adapter.batch(&base, device)?));
+            oracle.insert(id.clone(), data(adapter.clone()));
         }
     }
     // What is mixed for a held-out task must not know any of them.
@@ -98,11 +94,12 @@ fn of_library(
     if library.adapters.is_empty() {
         say(quiet, "the library has adapters of held-out tasks only: no average, no arrow");
     } else {
-        let average = Rc::new(library.average()?.batch(&base, device)?);
+        let average = data(library.average()?);
         of_library.push(Contestant::shared("average", PromptForm::Plain, average));
         if args.arrow_top_k > 0 {
             let top_k = args.arrow_top_k.min(library.adapters.len());
-            let arrow = Rc::new(Arrow::new(&library, &base, top_k, device)?);
+            let arrow = Arrow::new(&library, &base, top_k, device)?;
+            let arrow = AdapterData::Delta(Rc::new(arrow));
             of_library.push(Contestant::shared("arrow", PromptForm::Plain, arrow));
         }
     }

@@ -65,7 +65,7 @@ fn check(family: &str) {
     let loss = || -> f32 {
         let generated = lora.adapters(&batch.conditions, None).unwrap();
         let of_part = |part: &BatchPart| -> f32 {
-            let adapters = lora_batch(&generated, part.rows.clone(), lora.scale()).unwrap();
+            let adapters = lora_batch(&generated, &part.adapters, lora.scale()).unwrap();
             let loss = answer_loss(&base, part, &adapters, 0.1, None).unwrap();
             loss.to_scalar().unwrap()
         };

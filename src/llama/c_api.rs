@@ -1,23 +1,32 @@
-//! The C interface of llama.cpp v0.5.0, as far as the tests use it: the structs that cross it by
-//! value and a table of its functions.
+//! The C interface of llama.cpp v0.5.0, as far as it is used: the structs that cross it by value and
+//! a table of its functions.
+//!
+//! In: the folder of the libraries. Out: an [`Api`], with every function looked up.
 //!
 //! Source: `include/llama.h`, `ggml/include/ggml.h` and `ggml-backend.h` of that version. Layouts
-//! change between versions, so the version is pinned in `tests/parts.sh`, checked when the library
-//! is loaded, and sizes and offsets (x86-64, from a C compiler) are asserted below. C enums are
-//! `i32`.
+//! change between versions, so the version is part of the names of the files that are loaded, is
+//! checked once more when they are, and sizes and offsets (x86-64, from a C compiler) are asserted
+//! below. C enums are `i32`.
 
-use libloading::Library;
+use std::error::Error as _;
 use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
 use std::path::Path;
 
-/// The version these declarations belong to, as `llama_version` tells it.
-pub(crate) const VERSION: &str = "0.5.0-dev";
+use libloading::Library;
+
+use super::error::LlamaError;
+
+/// The version of llama.cpp that is taken, as its libraries tell it.
+pub const VERSION: &str = "0.5.0-dev";
+/// Files of the two libraries that are called; they load the others themselves.
+const GGML: &str = "libggml.v0.5.0.so";
+const LLAMA: &str = "libllama.v0.5.0.so";
 /// `GGML_TYPE_F32`
 pub(crate) const TYPE_F32: i32 = 0;
 /// `LLAMA_FLASH_ATTN_TYPE_DISABLED`
 pub(crate) const FLASH_ATTENTION_DISABLED: i32 = 0;
-/// `GGML_LOG_LEVEL_WARN`, the first level that a test cares about.
+/// `GGML_LOG_LEVEL_WARN`, the first level that explains a failure.
 pub(crate) const LOG_WARN: i32 = 3;
 /// `GGML_LOG_LEVEL_CONT`: goes on with the line before.
 pub(crate) const LOG_CONTINUE: i32 = 5;
@@ -149,31 +158,41 @@ macro_rules! functions {
         impl Api {
             /// Loads `libggml` and `libllama` from `dir` and looks every function up.
             ///
-            /// # Panics
-            /// If a library or a symbol is missing.
-            pub(crate) fn open(dir: &Path) -> Self {
-                let library = |file: &str| {
-                    let path = dir.join(file);
-                    // SAFETY: the file is the pinned, checksummed llama.cpp build, whose
-                    // initializers only set up its own tables.
-                    unsafe { Library::new(&path) }
-                        .unwrap_or_else(|error| panic!("`{}`: {error}", path.display()))
-                };
-                let libraries = Libraries {
-                    ggml: library("libggml.v0.5.0.so"),
-                    llama: library("libllama.v0.5.0.so"),
-                };
-                Self {
+            /// # Errors
+            /// A library or a function that is missing.
+            pub(crate) fn open(dir: &Path) -> Result<Self, LlamaError> {
+                let libraries = Libraries { ggml: library(dir, GGML)?, llama: library(dir, LLAMA)? };
+                Ok(Self {
                     // SAFETY: the declared types are those of the header of the version that the
                     // file names carry, and the pointers live as long as `_libraries`.
                     $($name: unsafe { libraries.$library.get(stringify!($name)) }
                         .map(|symbol| *symbol)
-                        .unwrap_or_else(|error| panic!("`{}`: {error}", stringify!($name))),)*
+                        .map_err(|error| LlamaError::Library {
+                            path: dir.to_owned(),
+                            reason: reason(&error),
+                        })?,)*
                     _libraries: libraries,
-                }
+                })
             }
         }
     };
+}
+
+/// Loads one library of the folder.
+fn library(dir: &Path, file: &str) -> Result<Library, LlamaError> {
+    let path = dir.join(file);
+    if !path.is_file() {
+        return Err(LlamaError::Library { path, reason: "there is no such file".into() });
+    }
+    // SAFETY: the user names the folder of a llama.cpp build; initializers of such libraries only
+    // set up their own tables.
+    let library = unsafe { Library::new(&path) };
+    library.map_err(|error| LlamaError::Library { path, reason: reason(&error) })
+}
+
+/// What the system's loader says; the message alone only says what failed.
+fn reason(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 functions! {
@@ -200,6 +219,7 @@ functions! {
     llama llama_n_ctx(*const RawContext) -> u32;
     llama llama_get_memory(*const RawContext) -> *mut RawMemory;
     llama llama_memory_clear(*mut RawMemory, bool);
+    llama llama_memory_seq_rm(*mut RawMemory, i32, i32, i32) -> bool;
     llama llama_decode(*mut RawContext, Batch) -> i32;
     llama llama_get_logits_ith(*mut RawContext, i32) -> *mut f32;
     llama llama_adapter_lora_init(*mut RawModel, *const c_char) -> *mut RawAdapter;
