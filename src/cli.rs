@@ -1,5 +1,6 @@
 //! The verbs and their options. The doc comments are the manual.
 
+pub(crate) mod backend;
 #[cfg(feature = "train")]
 pub(crate) mod baseline;
 pub(crate) mod compile;
@@ -14,6 +15,8 @@ pub(crate) mod inspect;
 #[cfg(all(feature = "train", feature = "llama"))]
 pub(crate) mod llama;
 pub(crate) mod output;
+pub(crate) mod pack;
+pub(crate) mod store;
 #[cfg(feature = "train")]
 pub(crate) mod train;
 #[cfg(all(feature = "train", feature = "llama"))]
@@ -24,7 +27,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use t2lc_export::weights::WeightType;
-use t2lc_runtime::backend::{BackendKind, Provider};
+use t2lc_runtime::backend::Provider;
 use t2lc_runtime::compile::Format;
 use t2lc_runtime::quantize::Quantization;
 
@@ -62,6 +65,20 @@ pub(crate) enum Command {
         after_help = "Example: t2lc verify legal.gguf --base SmolLM2-135M-Instruct.Q4_1.gguf"
     )]
     Verify(VerifyArgs),
+    /// Build many adapters from one file, reproducibly
+    #[command(after_help = "Example: t2lc pack build --locked")]
+    Pack {
+        /// What to do
+        #[command(subcommand)]
+        command: pack::PackCommand,
+    },
+    /// Look after the store of compiled adapters
+    #[command(after_help = "Example: t2lc store gc --keep-packs pack.lock --dry-run")]
+    Store {
+        /// What to do
+        #[command(subcommand)]
+        command: store::StoreCommand,
+    },
     /// Freeze a checkpoint and a text encoder into a bundle
     #[command(after_help = "Example: t2lc export run/step-000500 --encoder all-MiniLM-L6-v2 \
                             --pack fixtures/taskpack -o my.t2lc")]
@@ -125,6 +142,8 @@ impl Command {
         match self {
             Self::Compile(args) => args.json,
             Self::Inspect(args) => args.json,
+            Self::Pack { command } => command.wants_json(),
+            Self::Store { command } => command.wants_json(),
             Self::Verify(args) => args.json,
             #[cfg(all(feature = "train", feature = "llama"))]
             Self::Try(args) => args.json,
@@ -163,9 +182,9 @@ pub(crate) struct CompileArgs {
     /// Tensor type: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1 [default: q8_0, for peft f32]
     #[arg(long, value_name = "TYPE")]
     pub(crate) quant: Option<Quantization>,
-    /// What runs the networks: tract or ort
-    #[arg(long, default_value_t = BackendKind::Tract)]
-    pub(crate) backend: BackendKind,
+    /// What runs the networks: auto, exact, tract or ort
+    #[arg(long, default_value_t = backend::BackendChoice::Auto)]
+    pub(crate) backend: backend::BackendChoice,
     /// Execution provider of the ort backend: auto, cpu, cuda, coreml, xnnpack, nnapi, qnn, directml
     #[arg(long, default_value_t = Provider::Auto)]
     pub(crate) provider: Provider,
@@ -228,6 +247,12 @@ pub(crate) struct VerifyArgs {
     /// The base the adapter is to be applied to
     #[arg(long, value_name = "GGUF")]
     pub(crate) base: Option<PathBuf>,
+    /// Compile the adapter anew from what it says of itself, and compare
+    #[arg(long)]
+    pub(crate) rebuild: bool,
+    /// Bundle directory for --rebuild [default: the one built in]
+    #[arg(long, value_name = "DIR", requires = "rebuild")]
+    pub(crate) bundle: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -19,6 +19,8 @@ pub mod default_bundle;
 pub mod evaluate;
 #[cfg(feature = "llama")]
 pub mod llama;
+pub mod pack;
+pub mod store;
 pub mod taskpack;
 #[cfg(feature = "train")]
 pub mod train;

@@ -44,6 +44,8 @@ fn main() -> ExitCode {
         Command::Train(_) | Command::Eval(_) | Command::Baseline(_) | Command::Convert(_) => {
             Err(cli::failure::Failure::without_trainer())
         }
+        Command::Pack { command } => cli::pack::run(&command, quiet),
+        Command::Store { command } => cli::store::run(&command, quiet),
         Command::Completions { shell } => cli::completions::completions(shell),
         Command::Man { dir } => cli::completions::man(dir.as_deref()),
     };

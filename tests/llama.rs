@@ -1,10 +1,10 @@
-//! From a sentence to llama.cpp: adapters that the default bundle makes with tract, in the real
+//! From a sentence to llama.cpp: adapters that the default bundle makes with `exact`, in the real
 //! library and in the hands of others who read such files.
 //!
 //! Goes in: a task description. What is judged: the logits of the base with the adapter, next to
 //! those of our own decoder with the same file, and the files themselves.
 
-#![cfg(all(feature = "train", feature = "llama", feature = "tract", feature = "embedded-bundle"))]
+#![cfg(all(feature = "train", feature = "llama", feature = "embedded-bundle"))]
 
 mod support;
 
@@ -19,7 +19,7 @@ use t2lc::base::adapter::LoraBatch;
 use t2lc::base::chat::Chat;
 use t2lc::base::gguf_adapter::load_gguf_adapter;
 use t2lc::llama::{self, Llama, LlamaError, Model};
-use t2lc_runtime::backend::tract::Tract;
+use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::base::BaseModel;
 use t2lc_runtime::bundle::Bundle;
 use t2lc_runtime::compile::{Adapter, CompileOptions, Compiler, Format, compile_once};
@@ -51,7 +51,7 @@ const EXACT_LARGEST: f64 = 2e-3;
 static COMPILER: LazyLock<Compiler> = LazyLock::new(|| {
     let files = t2lc::default_bundle::files().expect("the bundle is built in");
     let bundle = Bundle::from_static(&files).expect("the bundle is sound");
-    Compiler::new(bundle, &Tract).expect("tract takes the graphs")
+    Compiler::new(bundle, &Exact::default()).expect("the backend takes the graphs")
 });
 
 /// A user message as the chat template puts it.
@@ -381,7 +381,8 @@ fn interleaved(row: usize, rows: usize, heads: Option<usize>) -> usize {
 fn equal_descriptions_give_equal_bytes() {
     let first = compile(FRENCH, CompileOptions::default());
     let again = Description::new("  translate English to French\r\n").unwrap();
-    let again = compile_once(COMPILER.bundle(), &Tract, &again, CompileOptions::default()).unwrap();
+    let (bundle, options) = (COMPILER.bundle(), CompileOptions::default());
+    let again = compile_once(bundle, &Exact::default(), &again, options).unwrap();
     assert!(file(&first) == file(&again), "the bytes differ");
     assert_eq!((first.recipe, first.content), (again.recipe, again.content));
     let other = compile(SENTIMENT, CompileOptions::default());

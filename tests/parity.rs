@@ -1,9 +1,13 @@
-//! The same weights give the same numbers everywhere: candle (training), tract and ONNX Runtime
-//! (compiling) run the hypernetwork and the encoder, and are compared with each other, with golden
-//! vectors made from the formulas alone, and with an encoder that somebody else exported.
+//! The same weights give the same numbers everywhere: candle (training), the interpreter `exact`,
+//! tract and ONNX Runtime (compiling) run the hypernetwork and the encoder, and are compared with
+//! golden vectors made from the formulas alone, and with an encoder that somebody else exported.
 //!
-//! Two measures: the relative error `max|got - want| / max|want|` of an output, and the cosine of
-//! two task embeddings.
+//! Among the runtimes `exact` is the oracle: its arithmetic is written down and is the same
+//! everywhere. tract and ONNX Runtime are compared with it on whole graphs and, operator by
+//! operator, in [`operators`].
+//!
+//! Two measures of whole graphs: the relative error `max|got - want| / max|want|` of an output, and
+//! the cosine of two task embeddings.
 
 #![cfg(all(feature = "train", feature = "tract", feature = "ort"))]
 // The helpers of a test fail as a test does.
@@ -15,23 +19,35 @@ mod encoder;
 mod hypernet;
 #[path = "parity/library.rs"]
 mod library;
+#[path = "parity/operators.rs"]
+mod operators;
 mod support;
 
 use t2lc_export::weights::WeightType;
+use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::backend::ort::Ort;
 use t2lc_runtime::backend::tract::Tract;
 use t2lc_runtime::backend::{Backend, Provider, Tensor};
+use t2lc_runtime::bundle::Bundle;
 
 use support::parts;
 
 const EVERY_WEIGHT_TYPE: [WeightType; 3] = [WeightType::F32, WeightType::F16, WeightType::Int8];
 
-fn backends() -> [Box<dyn Backend>; 2] {
-    [Box::new(Tract), Box::new(ort())]
+/// The default bundle, which the repository has: variant L, weights of 8 bits.
+const BUNDLE: &str = "smollm2-135m-instruct.t2lc";
+
+/// `exact`, tract, ONNX Runtime.
+fn backends() -> [Box<dyn Backend>; 3] {
+    [Box::new(Exact::default()), Box::new(Tract), Box::new(ort())]
 }
 
 fn ort() -> Ort {
     Ort::with_library(&parts::onnxruntime_library(), Provider::Cpu).unwrap()
+}
+
+fn bundle() -> Bundle {
+    Bundle::open(&parts::fixture(BUNDLE)).unwrap()
 }
 
 fn relative_error(got: &[f32], want: &[f32]) -> f32 {

@@ -152,6 +152,12 @@ impl Bundle {
         Ok(Self { manifest, digest: Digest::of(manifest_bytes), files })
     }
 
+    /// Bytes of both graphs together, which [`crate::backend::choose`] decides by.
+    pub fn graph_bytes(&self) -> u64 {
+        let graphs = [ENCODER, HYPERNET].into_iter().filter_map(|name| self.files.get(name));
+        graphs.map(|bytes| bytes.len() as u64).sum()
+    }
+
     /// Bytes of one of [`FILES`].
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The five stages in order: describe, encode, generate, quantize, write.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -16,10 +17,11 @@ use crate::generate::{Generator, LoraPair};
 use crate::nearest::{Neighbor, TaskTable};
 use crate::peft::peft_adapter;
 use crate::quantize::Quantization;
-use crate::write::{Provenance, gguf_adapter};
+use crate::write::{Provenance, VERSION, gguf_adapter};
 
-/// Raised by hand whenever equal inputs may give other bytes than before.
-const PIPELINE: &str = "1";
+/// Version of the stages after the backend; part of the recipe. Raised by hand whenever equal
+/// inputs may give other bytes than before.
+pub const PIPELINE: &str = "2";
 /// How many nearest tasks are reported.
 const NEIGHBORS: usize = 3;
 
@@ -129,6 +131,17 @@ impl Adapter {
         }
     }
 
+    /// The bytes that [`Adapter::content`] is the digest of: the GGUF file, or the weights and then
+    /// the settings of a PEFT directory.
+    pub fn content_bytes(&self) -> Cow<'_, [u8]> {
+        match &self.files {
+            Files::Gguf(bytes) => Cow::Borrowed(bytes),
+            Files::Peft(files) => {
+                Cow::Owned(files.iter().flat_map(|(_, bytes)| bytes).copied().collect())
+            }
+        }
+    }
+
     /// Writes the file or directory under a temporary name, syncs it and renames it.
     ///
     /// # Errors
@@ -184,11 +197,36 @@ impl Compiler {
         description: &Description,
         options: CompileOptions,
     ) -> Result<Adapter, Error> {
+        let (encoded, pairs) = self.generate(description)?;
+        self.request(description, options).assemble(encoded, pairs)
+    }
+
+    /// Compiles one description in several forms; the graphs run once.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub fn compile_each(
+        &self,
+        description: &Description,
+        options: &[CompileOptions],
+    ) -> Result<Vec<Adapter>, Error> {
+        let (encoded, pairs) = self.generate(description)?;
+        let of = |options: &CompileOptions| {
+            self.request(description, *options).assemble(encoded.clone(), pairs.clone())
+        };
+        options.iter().map(of).collect()
+    }
+
+    fn generate(&self, description: &Description) -> Result<(Encoded, Vec<LoraPair>), Error> {
         let embedding = self.encoder.encode(description)?;
         let pairs = self.generator.generate(&embedding)?;
         let nearest = self.tasks.nearest(&embedding.values, NEIGHBORS);
-        let encoded = Encoded { embedding, nearest };
-        assemble(&self.bundle, &self.backend, description, options, encoded, pairs)
+        Ok((Encoded { embedding, nearest }, pairs))
+    }
+
+    fn request<'a>(&'a self, description: &'a Description, options: CompileOptions) -> Request<'a> {
+        let (bundle, backend) = (&self.bundle, self.backend.as_str());
+        Request { bundle, backend, description, options, version: VERSION }
     }
 }
 
@@ -202,83 +240,113 @@ pub fn compile_once(
     description: &Description,
     options: CompileOptions,
 ) -> Result<Adapter, Error> {
+    compile_once_as(bundle, backend, description, options, VERSION)
+}
+
+/// Compiles as [`compile_once`] does, and names another version of t2lc as the maker.
+pub(crate) fn compile_once_as(
+    bundle: &Bundle,
+    backend: &dyn Backend,
+    description: &Description,
+    options: CompileOptions,
+    version: &str,
+) -> Result<Adapter, Error> {
     let nearest = TaskTable::load(bundle)?;
     let embedding = Encoder::load(bundle, backend)?.encode(description)?;
     let nearest = nearest.nearest(&embedding.values, NEIGHBORS);
     let pairs = Generator::load(bundle, backend)?.generate(&embedding)?;
-    let encoded = Encoded { embedding, nearest };
-    assemble(bundle, &backend.id(), description, options, encoded, pairs)
+    let id = backend.id();
+    let request = Request { bundle, backend: &id, description, options, version };
+    request.assemble(Encoded { embedding, nearest }, pairs)
 }
 
 /// What is known of a description before its adapter is.
+#[derive(Clone)]
 struct Encoded {
     embedding: TaskEmbedding,
     nearest: Vec<Neighbor>,
 }
 
-/// Folds, quantizes and writes generated pairs.
-fn assemble(
-    bundle: &Bundle,
-    backend: &str,
-    description: &Description,
+/// What is compiled, from what.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    bundle: &'a Bundle,
+    /// Id of the backend.
+    backend: &'a str,
+    description: &'a Description,
     options: CompileOptions,
-    encoded: Encoded,
-    mut pairs: Vec<LoraPair>,
-) -> Result<Adapter, Error> {
-    if !options.scale.is_finite() {
-        return Err(Error::Scale { got: options.scale });
-    }
-    let manifest = &bundle.manifest;
-    for pair in &mut pairs {
-        fold_and_balance(pair, manifest.hypernet.scale * options.scale);
-    }
-    let recipe = recipe(bundle, backend, description, options);
-    let files = match options.format {
-        Format::Gguf => {
-            let provenance = Provenance { bundle, description, recipe, backend };
-            Files::Gguf(gguf_adapter(&pairs, options.quantization, &provenance)?)
-        }
-        Format::Peft => Files::Peft(peft_adapter(
-            &pairs,
-            &manifest.base,
-            manifest.hypernet.rank,
-            options.quantization,
-        )?),
-    };
-    let content = match &files {
-        Files::Gguf(bytes) => Digest::of(bytes),
-        Files::Peft(files) => {
-            let mut hasher = Hasher::new();
-            for (_, bytes) in files {
-                hasher.update(bytes);
-            }
-            hasher.finish()
-        }
-    };
-    let Encoded { embedding, nearest } = encoded;
-    let warn_below = manifest.familiarity.warn_below;
-    Ok(Adapter {
-        recipe,
-        content,
-        familiar: nearest.first().is_some_and(|n| n.cosine >= warn_below),
-        nearest,
-        tokens: embedding.tokens,
-        truncated: embedding.truncated,
-        tensors: 2 * pairs.len(),
-        files,
-    })
+    /// Version of t2lc that is named as the maker.
+    version: &'a str,
 }
 
-/// Digest of everything that decides the output's bytes.
-fn recipe(
-    bundle: &Bundle,
+impl Request<'_> {
+    /// Folds, quantizes and writes generated pairs.
+    fn assemble(self, encoded: Encoded, mut pairs: Vec<LoraPair>) -> Result<Adapter, Error> {
+        let Self { bundle, backend, description, options, version } = self;
+        if !options.scale.is_finite() {
+            return Err(Error::Scale { got: options.scale });
+        }
+        let manifest = &bundle.manifest;
+        for pair in &mut pairs {
+            fold_and_balance(pair, manifest.hypernet.scale * options.scale);
+        }
+        let recipe = recipe(&bundle.digest, backend, description, options);
+        let files = match options.format {
+            Format::Gguf => {
+                let provenance = Provenance {
+                    bundle,
+                    description,
+                    recipe,
+                    backend,
+                    pipeline: PIPELINE,
+                    scale: options.scale,
+                    version,
+                };
+                Files::Gguf(gguf_adapter(&pairs, options.quantization, &provenance)?)
+            }
+            Format::Peft => Files::Peft(peft_adapter(
+                &pairs,
+                &manifest.base,
+                manifest.hypernet.rank,
+                options.quantization,
+            )?),
+        };
+        let content = match &files {
+            Files::Gguf(bytes) => Digest::of(bytes),
+            Files::Peft(files) => {
+                let mut hasher = Hasher::new();
+                for (_, bytes) in files {
+                    hasher.update(bytes);
+                }
+                hasher.finish()
+            }
+        };
+        let Encoded { embedding, nearest } = encoded;
+        let warn_below = manifest.familiarity.warn_below;
+        Ok(Adapter {
+            recipe,
+            content,
+            familiar: nearest.first().is_some_and(|n| n.cosine >= warn_below),
+            nearest,
+            tokens: embedding.tokens,
+            truncated: embedding.truncated,
+            tensors: 2 * pairs.len(),
+            files,
+        })
+    }
+}
+
+/// Digest of everything that decides the output's bytes, but for the version of t2lc that a GGUF
+/// file names: digest of the bundle, id of the backend, description, options, [`PIPELINE`].
+pub fn recipe(
+    bundle: &Digest,
     backend: &str,
     description: &Description,
     options: CompileOptions,
 ) -> Digest {
     recipe_digest(&[
         ("description", description.as_str().as_bytes()),
-        ("bundle", bundle.digest.to_string().as_bytes()),
+        ("bundle", bundle.to_string().as_bytes()),
         ("format", options.format.name().as_bytes()),
         ("quantization", options.quantization.name().as_bytes()),
         ("scale", &options.scale.to_le_bytes()),

@@ -9,15 +9,14 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use t2lc_runtime::backend::{self, BackendKind, Provider};
+//! use t2lc_runtime::backend::exact::Exact;
 //! use t2lc_runtime::bundle::Bundle;
 //! use t2lc_runtime::compile::{CompileOptions, Compiler};
 //! use t2lc_runtime::describe::Description;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let bundle = Bundle::open(Path::new("smollm2-135m-instruct.t2lc"))?;
-//! let backend = backend::open(BackendKind::Tract, Provider::Auto)?;
-//! let compiler = Compiler::new(bundle, backend.as_ref())?;
+//! let compiler = Compiler::new(bundle, &Exact::default())?;
 //! let description = Description::new("summarize legal text")?;
 //! let adapter = compiler.compile(&description, CompileOptions::default())?;
 //! adapter.write_to(Path::new("legal.gguf"), false)?;
@@ -26,8 +25,12 @@
 //! # }
 //! ```
 //!
-//! The default features contain no backend: an embedder chooses `tract` (pure Rust) or `ort`
-//! (ONNX Runtime, loaded at run time).
+//! Every build has the backend [`backend::exact`], which gives the same bytes on every machine.
+//! The features `tract` (pure Rust) and `ort` (ONNX Runtime, loaded at run time) add others for
+//! large graphs and accelerators; [`backend::choose`] knows which to take, [`backend::open`] opens
+//! it.
+//!
+//! A compiled adapter says what it was made from; [`rebuild`] makes it again and compares.
 
 pub mod atomic;
 pub mod backend;
@@ -47,5 +50,6 @@ pub mod nearest;
 pub mod onnx;
 pub mod peft;
 pub mod quantize;
+pub mod rebuild;
 pub mod verify;
 pub mod write;

@@ -5,8 +5,21 @@
 //! are not whole blocks of the wanted quantization is stored as f16. No time, host, user, path or
 //! thread count goes into the file.
 //!
+//! A compiled adapter says all that it was made from, so that [`crate::rebuild`] can make it again:
+//!
+//! | key | value |
+//! |---|---|
+//! | `t2lc.recipe` | digest of everything below but the version |
+//! | `t2lc.bundle` | digest of the bundle |
+//! | `t2lc.backend` | id of the backend |
+//! | `t2lc.pipeline` | version of the stages after it |
+//! | `t2lc.description` | the canonical description, whole; `adapter.lora.task_name` is cut |
+//! | `t2lc.quantization` | as asked for; tensors of short rows are f16 |
+//! | `t2lc.scale` | strength, f32 |
+//! | `t2lc.version` | version of t2lc |
+//!
 //! An adapter that no bundle made, for example one trained on its own, is a plain adapter: the same
-//! file without the keys `t2lc.recipe`, `t2lc.bundle` and `t2lc.backend`.
+//! file without these keys but the last.
 
 use crate::base::BaseModel;
 use crate::bundle::Bundle;
@@ -19,6 +32,8 @@ use crate::quantize::{Quantization, QuantizeError, quantize};
 
 /// Longest task name stored, in bytes; llama.cpp cuts longer ones itself.
 const MAX_TASK_NAME_BYTES: usize = 1000;
+/// This version of t2lc.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Why an adapter could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +103,12 @@ pub struct Provenance<'a> {
     pub recipe: Digest,
     /// Id of the backend.
     pub backend: &'a str,
+    /// Version of what comes after the backend: folding, quantizing, writing.
+    pub pipeline: &'a str,
+    /// Strength that was asked for.
+    pub scale: f32,
+    /// Version of t2lc that is named as the maker.
+    pub version: &'a str,
 }
 
 /// What one file contains, whoever asks for it.
@@ -215,7 +236,8 @@ impl Contents<'_> {
         if !floats.contains(&self.quantization) {
             pairs.push(("general.quantization_version", Value::U32(2)));
         }
-        pairs.push(("t2lc.version", text(env!("CARGO_PKG_VERSION"))));
+        let version = self.compiled.map_or(VERSION, |compiled| compiled.version);
+        pairs.push(("t2lc.version", text(version)));
         if let Some(compiled) = self.compiled {
             pairs.push(("t2lc.recipe", Value::String(compiled.recipe.to_string())));
         }
@@ -226,6 +248,10 @@ impl Contents<'_> {
         pairs.push(("t2lc.base.fingerprint", text(&self.base.fingerprint)));
         if let Some(compiled) = self.compiled {
             pairs.push(("t2lc.backend", text(compiled.backend)));
+            pairs.push(("t2lc.pipeline", text(compiled.pipeline)));
+            pairs.push(("t2lc.description", text(compiled.description.as_str())));
+            pairs.push(("t2lc.quantization", text(self.quantization.name())));
+            pairs.push(("t2lc.scale", Value::F32(compiled.scale)));
         }
         pairs
     }
@@ -311,8 +337,9 @@ mod tests {
         let text = |key: &str| adapter.get(key).and_then(Value::as_str);
         assert_eq!(text("adapter.lora.task_name"), Some("sort a list"));
         assert_eq!(text("general.license"), Some("MIT"));
-        for key in ["t2lc.recipe", "t2lc.bundle", "t2lc.backend"] {
-            assert!(adapter.get(key).is_none(), "{key}");
+        let compiled_only = ["recipe", "bundle", "backend", "pipeline", "description", "scale"];
+        for key in compiled_only.map(|name| format!("t2lc.{name}")) {
+            assert!(adapter.get(&key).is_none(), "{key}");
         }
         let found = verify_adapter(&adapter);
         assert_eq!(found.problems, Vec::<String>::new());

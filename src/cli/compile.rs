@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use serde_json::json;
 use t2lc_runtime::atomic::AtomicWriteError;
-use t2lc_runtime::backend;
+use t2lc_runtime::backend::BackendKind;
 use t2lc_runtime::bundle::Bundle;
 use t2lc_runtime::compile::{Adapter, CompileOptions, Format, compile_once};
 use t2lc_runtime::describe::{Description, DescriptionError, MAX_BYTES};
@@ -50,7 +50,11 @@ pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
         scale: args.scale,
     };
     let bundle = open_bundle(args.bundle.as_deref())?;
-    let backend = backend::open(args.backend, args.provider).map_err(Error::from)?;
+    let backend = args.backend.open(&bundle, args.provider)?;
+    if args.backend.kind(&bundle, args.provider) != BackendKind::Exact {
+        let id = backend.id();
+        say(quiet, &format!("computed with {id}: another CPU may give other bytes"));
+    }
     let adapter = compile_once(&bundle, backend.as_ref(), &description, options)?;
     report_description(&adapter, quiet);
     if args.strict && !adapter.familiar {

@@ -8,7 +8,7 @@ use t2lc::taskpack::{TaskPack, TaskSplit};
 use t2lc_export::checkpoint::Checkpoint;
 use t2lc_export::freeze::{Descriptions, FreezeOptions, freeze};
 use t2lc_runtime::atomic::write_directory_atomically;
-use t2lc_runtime::backend::{self, BackendKind, Provider};
+use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::digest::Digest;
 use t2lc_runtime::error::Error;
 use t2lc_runtime::manifest::TrainingInfo;
@@ -74,11 +74,11 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
         encoder_weights: args.encoder_weights,
         hypernet_weights: args.hypernet_weights,
     };
-    let backend = backend::open(BackendKind::Tract, Provider::Auto).map_err(Error::from)?;
+    // A bundle's table and threshold come out of its encoder: the same on every machine.
+    let backend = Exact::default();
     let descriptions = descriptions(&pack);
-    let files =
-        freeze(&checkpoint, &args.encoder, &descriptions, training, &options, backend.as_ref())
-            .map_err(|e| input(e.into()))?;
+    let files = freeze(&checkpoint, &args.encoder, &descriptions, training, &options, &backend)
+        .map_err(|e| input(e.into()))?;
     let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (*n, b.as_slice())).collect();
     write_directory_atomically(&args.output, &borrowed, args.force).map_err(Error::from)?;
     let output = args.output.display();

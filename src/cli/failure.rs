@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use t2lc_runtime::error::Error;
+use t2lc_runtime::rebuild::RebuildError;
 
 use super::output::{print_json, say};
 
@@ -113,7 +114,7 @@ impl From<Error> for Failure {
             }
             "bundle.schema" => failure.hint("the bundle needs another version of t2lc"),
             "backend.library" => failure.hint(
-                "set T2LC_ORT_LIBRARY to the ONNX Runtime shared library, or use --backend tract",
+                "set T2LC_ORT_LIBRARY to the ONNX Runtime shared library, or use --backend exact",
             ),
             "backend.provider" => failure.hint("use --provider auto to take what is available"),
             "backend.not_built" => failure
@@ -143,6 +144,24 @@ impl From<t2lc::llama::LlamaError> for Failure {
                 Self::input("llama.adapter", error)
             }
             _ => Self::environment("llama.failed", error),
+        }
+    }
+}
+
+impl From<RebuildError> for Failure {
+    fn from(error: RebuildError) -> Self {
+        match error {
+            RebuildError::Compile(error) => error.into(),
+            RebuildError::NotCompiled => Self::input("rebuild.not_compiled", error),
+            RebuildError::OtherBundle { .. } => Self::input("rebuild.bundle", error)
+                .hint("name the bundle that it was compiled with: --bundle DIR"),
+            RebuildError::OtherPipeline { .. } => Self::input("rebuild.pipeline", error)
+                .hint("rebuild it with the version of t2lc that it was compiled with"),
+            RebuildError::UnknownBackend { .. } | RebuildError::OtherBackend { .. } => {
+                Self::input("rebuild.backend", error)
+                    .hint("rebuild it with a t2lc that has this version of the backend")
+            }
+            _ => Self::input("rebuild.record", error),
         }
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow};
 use serde_json::json;
 use t2lc::base::chat::Chat;
 use t2lc::llama::{Context, Model};
-use t2lc_runtime::backend::{self, BackendKind, Provider};
+use t2lc_runtime::backend::Provider;
 use t2lc_runtime::compile::{CompileOptions, compile_once};
 use t2lc_runtime::describe::Description;
 use t2lc_runtime::error::Error;
@@ -22,6 +22,7 @@ use t2lc_runtime::verify::verify_against_base;
 use terminal_size::{Width, terminal_size};
 
 use super::TryArgs;
+use super::backend::BackendChoice;
 use super::compile::{open_bundle, report_description};
 use super::failure::{Failure, Outcome};
 use super::llama;
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &TryArgs, quiet: bool) -> Outcome {
     let llama = llama::load(args.llama.as_deref())?;
     llama::expect_file(&args.base)?;
     let bundle = open_bundle(args.bundle.as_deref())?;
-    let backend = backend::open(BackendKind::Tract, Provider::Auto).map_err(Error::from)?;
+    let backend = BackendChoice::Auto.open(&bundle, Provider::Auto)?;
     let options = CompileOptions::default();
     let compiled = compile_once(&bundle, backend.as_ref(), &description, options)?;
     report_description(&compiled, quiet);

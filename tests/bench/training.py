@@ -78,6 +78,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--base", type=Path, default=base, help="GGUF file of the base")
     parser.add_argument("--pack", type=Path, default=ROOT / "fixtures" / "taskpack")
+    parser.add_argument("--features", default="train", help="of the build, for example train,ort")
     parser.add_argument("--runs", type=int, default=3, help="processes of each side (default: 3)")
     parser.add_argument("--steps", type=int, default=10, help="of a process (default: 10)")
     args = parser.parse_args()
@@ -91,7 +92,8 @@ def main() -> int:
     args = arguments()
     inputs = ["--base", str(args.base.resolve()), "--pack", str(args.pack.resolve())]
     inputs += ["--steps", str(args.steps)]
-    bench = ["cargo", "bench", "--quiet", "--features", "train", "--bench", "training"]
+    bench = ["cargo", "bench", "--quiet", "--features", args.features, "--bench"]
+    bench.append("training")
     subprocess.run([*bench, "--no-run"], cwd=ROOT, check=True)
     torch = [args.python, str(HERE / "torch_training.py"), *inputs]
     ours: list[Result] = []

@@ -19,7 +19,7 @@ const COMPILE: [&str; 6] = ["compile", DESCRIPTION, "-o", "legal.gguf", "--bundl
 const HINT: &str = "hint: the bundle is damaged or was changed after export; get it again";
 
 /// A folder with `copy.t2lc`, a sound bundle.
-fn folder_with_bundle() -> Folder {
+pub(crate) fn folder_with_bundle() -> Folder {
     let folder = Folder::new();
     let (from, to) = (parts::fixture(BUNDLE), folder.path("copy.t2lc"));
     fs::create_dir(&to).unwrap();
@@ -204,7 +204,7 @@ fn weights_that_are_not_finite() {
 fn graphs_that_are_none() {
     let folder = folder_with_bundle();
     let report = refused_file(&folder, HYPERNET, b"a graph");
-    assert!(report.starts_with("exit 1\nerror: tract/"), "{report}");
+    assert!(report.starts_with("exit 1\nerror: exact/"), "{report}");
     assert!(report.contains(" cannot load `hypernet.onnx`: "), "{report}");
 }
 

@@ -55,6 +55,22 @@ fn equal_descriptions_give_equal_bytes_however_they_arrive() {
 }
 
 #[test]
+fn other_backends_are_named_because_their_bytes_are() {
+    let folder = Folder::new();
+    folder.run_quietly(&["compile", DESCRIPTION, "-o", "exact.gguf", "--backend", "exact"]);
+    assert!(folder.read("exact.gguf") == legal(), "auto is not exact");
+    folder.run_quietly(&["compile", DESCRIPTION, "-o", "cpu.gguf", "--provider", "cpu"]);
+    assert!(folder.read("cpu.gguf") == legal(), "the CPU is not what auto takes");
+
+    let ran = folder.run(&["compile", DESCRIPTION, "-o", "tract.gguf", "--backend", "tract"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("computed with tract/"), "{}", ran.stderr);
+    let bytes = folder.read("tract.gguf");
+    let recipe = |bytes: &[u8]| Gguf::parse(bytes).unwrap().get("t2lc.recipe").cloned();
+    assert_ne!(recipe(&bytes), recipe(legal()));
+}
+
+#[test]
 fn stdout_gets_the_file_and_nothing_else() {
     let folder = Folder::new();
     let ran = folder.run(&["compile", DESCRIPTION, "-o", "-"]);

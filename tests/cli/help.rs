@@ -54,7 +54,7 @@ fn the_help_of_compile_is_a_page() {
           --format <FORMAT>      Form of the output: gguf or peft [default: gguf]
           --quant <TYPE>         Tensor type: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1 [default:
                                  q8_0, for peft f32]
-          --backend <BACKEND>    What runs the networks: tract or ort [default: tract]
+          --backend <BACKEND>    What runs the networks: auto, exact, tract or ort [default: auto]
           --provider <PROVIDER>  Execution provider of the ort backend: auto, cpu, cuda, coreml,
                                  xnnpack, nnapi, qnn, directml [default: auto]
           --scale <SCALE>        Strength of the adapter; 1 is as trained [default: 1]
@@ -67,6 +67,31 @@ fn the_help_of_compile_is_a_page() {
 
     Example: t2lc compile "summarize legal text" -o legal.gguf
     "#);
+}
+
+#[test]
+fn the_help_of_verify_is_a_page() {
+    let ran = Folder::new().run(&["verify", "--help"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_snapshot!(ran.text(), @r"
+    Check an adapter or a bundle, and whether an adapter fits a base
+
+    Usage: t2lc verify [OPTIONS] <PATH>
+
+    Arguments:
+      <PATH>  An adapter (GGUF file) or a bundle directory
+
+    Options:
+          --base <GGUF>   The base the adapter is to be applied to
+          --rebuild       Compile the adapter anew from what it says of itself, and compare
+          --bundle <DIR>  Bundle directory for --rebuild [default: the one built in]
+          --json          Print as JSON
+      -q, --quiet         Print errors only
+      -h, --help          Print help
+      -V, --version       Print version
+
+    Example: t2lc verify legal.gguf --base SmolLM2-135M-Instruct.Q4_1.gguf
+    ");
 }
 
 #[test]

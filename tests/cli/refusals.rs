@@ -120,7 +120,7 @@ fn options_with_unknown_values() {
     ");
     assert_snapshot!(compile("--backend", "gpu"), @r"
     exit 2
-    error: invalid value 'gpu' for '--backend <BACKEND>': unknown backend `gpu`, expected one of tract, ort
+    error: invalid value 'gpu' for '--backend <BACKEND>': unknown backend `gpu`, expected one of auto, exact, tract, ort
 
     For more information, try '--help'.
     ");
@@ -150,11 +150,14 @@ fn options_that_do_not_go_together() {
     let compile = |options: &[&str]| {
         folder.refused(&[&["compile", DESCRIPTION, "-o", "x.gguf"][..], options].concat())
     };
-    assert_snapshot!(compile(&["--provider", "cuda"]), @r"
-    exit 2
-    error: backend `tract` has no execution provider `cuda`
-    hint: use --provider auto to take what is available
-    ");
+    for backend in ["exact", "tract"] {
+        let report = compile(&["--provider", "cuda", "--backend", backend]);
+        let expected = format!(
+            "exit 2\nerror: backend `{backend}` has no execution provider `cuda`\n\
+             hint: use --provider auto to take what is available"
+        );
+        assert_eq!(report, expected);
+    }
     assert_snapshot!(compile(&["--format", "peft", "--quant", "q8_0"]), @r"
     exit 1
     error: a PEFT adapter cannot be `q8_0`, only f32, f16 or bf16
@@ -172,15 +175,20 @@ fn options_that_do_not_go_together() {
 #[test]
 fn a_backend_that_cannot_be_had() {
     let folder = Folder::new();
-    let args = ["compile", DESCRIPTION, "-o", "x.gguf", "--backend", "ort"];
-    let mut command = folder.command(crate::T2LC, &args);
-    let output = command.env("T2LC_ORT_LIBRARY", "/nowhere/libonnxruntime.so").output().unwrap();
-    let report = crate::Ran::of(output).refusal();
+    let refused = |options: [&str; 2]| {
+        let args = [&["compile", DESCRIPTION, "-o", "x.gguf"][..], &options].concat();
+        let mut command = folder.command(crate::T2LC, &args);
+        let command = command.env("T2LC_ORT_LIBRARY", "/nowhere/libonnxruntime.so");
+        crate::Ran::of(command.output().unwrap()).refusal()
+    };
+    let report = refused(["--backend", "ort"]);
+    // Only ONNX Runtime has other providers than the CPU: naming one asks for it.
+    assert_eq!(refused(["--provider", "cuda"]), report);
     #[cfg(feature = "ort")]
     assert_snapshot!(report, @r"
     exit 2
     error: cannot load ONNX Runtime from `/nowhere/libonnxruntime.so`: dlopen failed
-    hint: set T2LC_ORT_LIBRARY to the ONNX Runtime shared library, or use --backend tract
+    hint: set T2LC_ORT_LIBRARY to the ONNX Runtime shared library, or use --backend exact
     ");
     #[cfg(not(feature = "ort"))]
     assert_snapshot!(report, @r"

@@ -9,15 +9,20 @@ use t2lc::taskpack::TaskPack;
 use t2lc::train::embed::DescriptionEncoder;
 use t2lc_export::encoder::build_encoder;
 use t2lc_export::weights::WeightType;
+use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::backend::tract::Tract;
 use t2lc_runtime::backend::{Backend, Graph, Tensor};
+use t2lc_runtime::bundle::ENCODER;
 use t2lc_runtime::encode::MAX_TOKENS;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use crate::support::parts;
-use crate::{EVERY_WEIGHT_TYPE, backends, cosine, floats, ort, relative_error};
+use crate::{EVERY_WEIGHT_TYPE, backends, bundle, cosine, floats, ort, relative_error};
 
 const EMBEDDING_SIZE: usize = 384;
+
+/// Largest relative error of an embedding against that of `exact`.
+const NEAR_EXACT: f32 = 1e-5;
 
 /// Descriptions of 5 to more than [`MAX_TOKENS`] tokens, and one of every task of the pack.
 static DESCRIPTIONS: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -115,6 +120,11 @@ fn descriptions_cover_the_range_of_lengths() {
 }
 
 #[test]
+fn encoder_of_f32_weights_matches_candle_in_exact() {
+    assert_near_candle(&Exact::default(), WeightType::F32, 0.9999);
+}
+
+#[test]
 fn encoder_of_f32_weights_matches_candle_in_tract() {
     assert_near_candle(&Tract, WeightType::F32, 0.9999);
 }
@@ -126,24 +136,49 @@ fn encoder_of_f32_weights_matches_candle_in_ort() {
 
 #[test]
 fn encoder_of_f16_weights_matches_candle() {
+    assert_near_candle(&Exact::default(), WeightType::F16, 0.9999);
     assert_near_candle(&Tract, WeightType::F16, 0.9999);
     assert_near_candle(&ort(), WeightType::F16, 0.9999);
 }
 
 #[test]
 fn encoder_of_int8_weights_is_near_candle() {
+    assert_near_candle(&Exact::default(), WeightType::Int8, 0.999);
     assert_near_candle(&Tract, WeightType::Int8, 0.999);
     assert_near_candle(&ort(), WeightType::Int8, 0.999);
 }
 
-#[test]
-fn runtimes_agree_on_the_int8_encoder() {
-    let onnx = encoder_onnx(WeightType::Int8);
-    let [tract, ort] = backends().map(|backend| backend.load("encoder", onnx).unwrap());
+/// Checks tract and ONNX Runtime against `exact` on all of the descriptions; prints the errors.
+#[allow(clippy::print_stdout, reason = "what was measured, for people with --nocapture")]
+fn assert_near_exact(what: &str, onnx: &[u8]) {
+    let [exact, tract, ort] = backends().map(|backend| backend.load("encoder", onnx).unwrap());
+    let mut largest = [0_f32; 2];
     for (text, ids) in TOKENS.iter().enumerate() {
-        let error = relative_error(&embed(tract.as_ref(), ids), &embed(ort.as_ref(), ids));
-        assert!(error <= 1e-4, "`{:.30}`: {error}", DESCRIPTIONS[text]);
+        let want = embed(exact.as_ref(), ids);
+        for (most, (name, graph)) in largest.iter_mut().zip([("tract", &tract), ("ort", &ort)]) {
+            let error = relative_error(&embed(graph.as_ref(), ids), &want);
+            assert!(
+                error <= NEAR_EXACT,
+                "{what} in {name}, `{:.30}`: {error} off exact",
+                DESCRIPTIONS[text]
+            );
+            *most = most.max(error);
+        }
     }
+    let [tract, ort] = largest;
+    println!("{what}: off exact by at most {tract:.1e} in tract, {ort:.1e} in ort");
+}
+
+#[test]
+fn runtimes_compute_what_exact_computes_with_every_weight_type() {
+    for weights in EVERY_WEIGHT_TYPE {
+        assert_near_exact(&format!("encoder of {weights} weights"), encoder_onnx(weights));
+    }
+}
+
+#[test]
+fn runtimes_compute_what_exact_computes_with_the_bundled_encoder() {
+    assert_near_exact("bundled encoder", bundle().file(ENCODER).unwrap());
 }
 
 #[test]

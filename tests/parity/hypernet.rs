@@ -10,14 +10,21 @@ use t2lc::train::hypernet::{Hypernet, stack_embeddings};
 use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, NamedTensor, SCHEMA, Variant};
 use t2lc_export::hypernet::build_hypernet;
 use t2lc_export::weights::WeightType;
+use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::backend::{Backend, BackendError, Graph, Tensor};
 use t2lc_runtime::base::{BaseModel, TargetModule};
+use t2lc_runtime::bundle::HYPERNET;
+use t2lc_runtime::describe::Description;
+use t2lc_runtime::encode::Encoder;
 
 use crate::support::parts;
-use crate::{EVERY_WEIGHT_TYPE, backends, floats, ort, relative_error};
+use crate::{EVERY_WEIGHT_TYPE, backends, bundle, floats, ort, relative_error};
 
 const VARIANTS: [(Variant, &str); 3] =
     [(Variant::L, "t2l_L"), (Variant::M, "t2l_M"), (Variant::S, "t2l_S")];
+
+/// Largest relative error of an output against that of `exact`.
+const NEAR_EXACT: f32 = 5e-6;
 
 /// A golden file: weights, one task embedding `[12]`, and what the formulas give for it.
 struct Golden {
@@ -117,12 +124,45 @@ fn candle_outputs(golden: &Golden, embeddings: &[Vec<f32>]) -> Vec<(Vec<usize>, 
         .collect()
 }
 
-fn graph_outputs(graph: &dyn Graph, golden: &Golden, embeddings: &[Vec<f32>]) -> Vec<Tensor> {
-    let shape = vec![embeddings.len(), golden.embedding.len()];
+/// Outputs of the graph by name, for a batch of embeddings.
+fn named_outputs(graph: &dyn Graph, names: &[String], embeddings: &[Vec<f32>]) -> Vec<Tensor> {
+    let shape = vec![embeddings.len(), embeddings[0].len()];
     let input = Tensor::F32 { shape, values: embeddings.concat() };
-    let names = golden.output_names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     graph.run(&[("task_embedding", input)], &names).unwrap()
+}
+
+fn graph_outputs(graph: &dyn Graph, golden: &Golden, embeddings: &[Vec<f32>]) -> Vec<Tensor> {
+    named_outputs(graph, &golden.output_names(), embeddings)
+}
+
+/// Checks tract and ONNX Runtime against `exact` and returns what that computes; prints the errors.
+#[allow(clippy::print_stdout, reason = "what was measured, for people with --nocapture")]
+fn assert_near_exact(
+    what: &str,
+    onnx: &[u8],
+    names: &[String],
+    embeddings: &[Vec<f32>],
+) -> Vec<Tensor> {
+    let [exact, tract, ort] = backends().map(|backend| {
+        let graph = backend.load(what, onnx).unwrap();
+        named_outputs(graph.as_ref(), names, embeddings)
+    });
+    let mut largest = [0_f32; 2];
+    for (i, (name, want)) in names.iter().zip(&exact).enumerate() {
+        let (shape, want) = floats(want);
+        let others = [("tract", &tract[i]), ("ort", &ort[i])];
+        for (most, (engine, got)) in largest.iter_mut().zip(others) {
+            let (got_shape, got) = floats(got);
+            assert_eq!(got_shape, shape, "{what} {engine} {name}");
+            let error = relative_error(got, want);
+            assert!(error <= NEAR_EXACT, "{what} {engine} {name}: {error} off exact");
+            *most = most.max(error);
+        }
+    }
+    let [tract, ort] = largest;
+    println!("{what}: off exact by at most {tract:.1e} in tract, {ort:.1e} in ort");
+    exact
 }
 
 #[test]
@@ -198,30 +238,49 @@ fn graphs_apply_mean_and_deviation_of_targets_as_the_trainer_does() {
 }
 
 #[test]
-fn runtimes_agree_on_hypernets_of_narrow_weights() {
+fn runtimes_compute_what_exact_computes_with_every_weight_type() {
     for (variant, file) in VARIANTS {
         let golden = Golden::read(variant, file);
-        let exact = candle_outputs(&golden, &golden.embeddings());
-        for (weights, near) in [(WeightType::F16, 1e-2), (WeightType::Int8, 0.2)] {
+        let (names, embeddings) = (golden.output_names(), golden.embeddings());
+        let trained = candle_outputs(&golden, &embeddings);
+        // What is lost of the weights; narrow ones lose something.
+        let losses = [
+            (WeightType::F32, 0.0, 1e-5),
+            (WeightType::F16, f32::MIN_POSITIVE, 1e-2),
+            (WeightType::Int8, f32::MIN_POSITIVE, 0.2),
+        ];
+        for (weights, least, most) in losses {
             let onnx = build_hypernet(&golden.checkpoint, weights).unwrap();
-            let [tract, ort] = backends().map(|backend| {
-                let graph = backend.load(file, &onnx).unwrap();
-                graph_outputs(graph.as_ref(), &golden, &golden.embeddings())
-            });
-            let names = golden.output_names();
-            for (((name, tract), ort), (shape, exact)) in
-                names.iter().zip(&tract).zip(&ort).zip(&exact)
-            {
-                let what = format!("{file} {weights} {name}");
-                let ((tract_shape, tract), (ort_shape, ort)) = (floats(tract), floats(ort));
-                assert_eq!((tract_shape, ort_shape), (shape.as_slice(), shape.as_slice()));
-                let error = relative_error(tract, ort);
-                assert!(error <= 1e-5, "{what}: runtimes differ by {error}");
-                let error = relative_error(ort, exact);
-                assert!(0.0 < error && error < near, "{what}: {error} off the f32 weights");
+            let what = format!("{file} {weights}");
+            let exact = assert_near_exact(&what, &onnx, &names, &embeddings);
+            for ((name, exact), (shape, trained)) in names.iter().zip(&exact).zip(&trained) {
+                let (exact_shape, exact) = floats(exact);
+                assert_eq!(exact_shape, shape, "{what} {name}");
+                let error = relative_error(exact, trained);
+                assert!(least <= error && error < most, "{what} {name}: {error} off the weights");
             }
         }
     }
+}
+
+#[test]
+fn runtimes_compute_what_exact_computes_with_the_bundled_hypernet() {
+    let bundle = bundle();
+    let encoder = Encoder::load(&bundle, &Exact::default()).unwrap();
+    let embed = |text| encoder.encode(&Description::new(text).unwrap()).unwrap().values;
+    let embeddings = [
+        "Summarize.",
+        "Answer multiple-choice science questions with a single letter.",
+        "You are given a clause from a contract. Say in plain English what it obliges each party \
+         to do, in at most two sentences, without legal terms.",
+    ]
+    .map(embed);
+    let modules = &bundle.manifest.base.modules;
+    let matrices = |module: &TargetModule| {
+        ["lora_a", "lora_b"].map(|matrix| format!("{}.{matrix}", module.name))
+    };
+    let names: Vec<String> = modules.iter().flat_map(matrices).collect();
+    assert_near_exact("bundled hypernet", bundle.file(HYPERNET).unwrap(), &names, &embeddings);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The default backend: `tract-onnx`, pure Rust, on the CPU.
+//! `tract-onnx`: pure Rust, on the CPU.
 //!
 //! A graph is optimized once, when it is loaded, with its batch and token counts left symbolic; it
 //! then runs inputs of any length.

@@ -14,12 +14,13 @@ use t2lc::evaluate::{AdapterData, Compile, Contestant, PromptForm};
 use t2lc::taskpack::{Task, TaskPack, TaskSplit};
 use t2lc::train::arrow::Arrow;
 use t2lc::train::library::Library;
-use t2lc_runtime::backend::exact::Exact;
+use t2lc_runtime::backend::Provider;
 use t2lc_runtime::compile::{CompileOptions, Compiler};
 use t2lc_runtime::describe::Description;
 
 use super::adapters::{library_modules, load_adapter};
 use super::{EvalArgs, Failure, NamedPath, say};
+use crate::cli::backend::BackendChoice;
 use crate::cli::compile::open_bundle;
 
 /// Every contestant that the options ask for.
@@ -58,7 +59,9 @@ pub(super) fn all(
 
 /// A bundle as a function from text to adapter, the very file that `compile` writes.
 fn compiler(bundle: Option<&Path>) -> Result<Compile<'static>, Failure> {
-    let compiler = Compiler::new(open_bundle(bundle)?, &Exact::default())?;
+    let bundle = open_bundle(bundle)?;
+    let backend = BackendChoice::Auto.open(&bundle, Provider::Auto)?;
+    let compiler = Compiler::new(bundle, backend.as_ref())?;
     let base = Rc::new(compiler.bundle().manifest.base.clone());
     let compile: Compile<'static> = Rc::new(move |text: &str| -> anyhow::Result<AdapterData> {
         let adapter = compiler.compile(&Description::new(text)?, CompileOptions::default())?;
