@@ -21,6 +21,8 @@ fn the_help_is_a_page() {
       try       Answer a prompt without and with the adapter for a description
       inspect   Show what is in an adapter, a bundle, a checkpoint or a PEFT directory
       verify    Check an adapter or a bundle, and whether an adapter fits a base
+      pack      Build many adapters from one file, reproducibly
+      store     Look after the store of compiled adapters
       export    Freeze a checkpoint and a text encoder into a bundle
       train     Train a hypernetwork on a frozen base
       eval      Score a bundle on the held-out tasks of a task pack
@@ -143,6 +145,18 @@ fn the_manual_is_one_page_on_stdout_or_one_per_verb_in_a_folder() {
         "-eval",
         "-export",
         "-inspect",
+        "-pack",
+        "-pack-assemble",
+        "-pack-build",
+        "-pack-compile",
+        "-pack-diff",
+        "-pack-init",
+        "-pack-lock",
+        "-pack-verify",
+        "-store",
+        "-store-gc",
+        "-store-list",
+        "-store-verify",
         "-train",
         "-try",
         "-verify",
