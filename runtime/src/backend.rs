@@ -212,10 +212,10 @@ impl BackendKind {
 
 /// Most bytes of graphs, both together, that [`choose`] gives to [`BackendKind::Exact`].
 ///
-/// It keeps a cold compile below 0.3 s: the default bundle's 31 MB take 0.07 s from start to file
+/// It keeps a cold compile below 0.3 s: the default bundle's 31 MB take 0.1 s from start to file
 /// on two cores, and the time grows with the bytes. Its weights have 8 bits, which is the most
 /// arithmetic per byte that a bundle can ask for.
-pub const EXACT_MAX_GRAPH_BYTES: u64 = 100 << 20;
+pub const EXACT_MAX_GRAPH_BYTES: u64 = 80 << 20;
 
 /// The backend for graphs of `graph_bytes` in total, where nobody names one.
 ///
