@@ -94,7 +94,7 @@ pub(crate) enum Command {
     /// Score a bundle on the held-out tasks of a task pack
     #[cfg(feature = "train")]
     #[command(after_help = "Example: t2lc eval --base base.gguf --pack fixtures/taskpack")]
-    Eval(EvalArgs),
+    Eval(eval::EvalArgs),
     /// Score a bundle on the held-out tasks of a task pack (not in this build)
     #[cfg(not(feature = "train"))]
     Eval(Unavailable),
@@ -107,7 +107,7 @@ pub(crate) enum Command {
     Baseline {
         /// Which adapters
         #[command(subcommand)]
-        command: BaselineCommand,
+        command: baseline::BaselineCommand,
     },
     /// Make the adapters that a hypernetwork is measured against (not in this build)
     #[cfg(not(feature = "train"))]
@@ -333,96 +333,6 @@ pub(crate) struct TrainArgs {
     pub(crate) options: t2lc::train::TrainOptions,
 }
 
-/// The adapters that a hypernetwork is measured against.
-#[cfg(feature = "train")]
-#[derive(Debug, Subcommand)]
-pub(crate) enum BaselineCommand {
-    /// One adapter per task, trained on that task
-    Lora(LoraArgs),
-    /// One adapter for all training tasks
-    MultiTask(LoraArgs),
-    /// The mean of a library's adapters
-    Average(AverageArgs),
-    /// A hypernetwork that generates an adapter for each input
-    Hyperdecoder(TrainArgs),
-    /// The mixture of a library that routing chooses for the inputs of a task
-    Arrow(ArrowArgs),
-}
-
-/// Options of `baseline lora` and `baseline multi-task`.
-#[cfg(feature = "train")]
-#[derive(Debug, Args)]
-pub(crate) struct LoraArgs {
-    /// Base model: a GGUF file or a Hugging Face directory
-    #[arg(long, value_name = "PATH")]
-    pub(crate) base: PathBuf,
-    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pack: PathBuf,
-    /// Tasks that get an adapter [default: all training tasks]
-    #[arg(long, value_delimiter = ',', value_name = "ID")]
-    pub(crate) tasks: Vec<String>,
-    /// Directory of the adapters
-    #[arg(short, long)]
-    pub(crate) output: PathBuf,
-    /// Keep adapters that exist, and continue the one in progress
-    #[arg(long)]
-    pub(crate) resume: bool,
-    #[command(flatten)]
-    pub(crate) options: t2lc::train::baseline::LoraOptions,
-}
-
-/// Options of `baseline average`.
-#[cfg(feature = "train")]
-#[derive(Debug, Args)]
-pub(crate) struct AverageArgs {
-    /// Base model: a GGUF file or a Hugging Face directory
-    #[arg(long, value_name = "PATH")]
-    pub(crate) base: PathBuf,
-    /// Directory of PEFT adapters
-    #[arg(long, value_name = "DIR")]
-    pub(crate) library: PathBuf,
-    /// Target modules of the adapters
-    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
-    pub(crate) modules: Vec<String>,
-    /// PEFT directory to write
-    #[arg(short, long)]
-    pub(crate) output: PathBuf,
-}
-
-/// Options of `baseline arrow`.
-#[cfg(feature = "train")]
-#[derive(Debug, Args)]
-pub(crate) struct ArrowArgs {
-    /// Base model: a GGUF file or a Hugging Face directory
-    #[arg(long, value_name = "PATH")]
-    pub(crate) base: PathBuf,
-    /// Directory of PEFT adapters
-    #[arg(long, value_name = "DIR")]
-    pub(crate) library: PathBuf,
-    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pack: PathBuf,
-    /// The task whose inputs are routed
-    #[arg(long, value_name = "ID")]
-    pub(crate) task: String,
-    /// Inputs that are routed, the first ones of its training examples
-    #[arg(long, default_value_t = 32)]
-    pub(crate) inputs: usize,
-    /// Adapters that a token is routed to
-    #[arg(long, default_value_t = 4)]
-    pub(crate) top_k: usize,
-    /// Adapters that the mixture keeps, those of the largest mean weight
-    #[arg(long, default_value_t = 4)]
-    pub(crate) keep: usize,
-    /// Target modules of the adapters
-    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
-    pub(crate) modules: Vec<String>,
-    /// PEFT directory to write
-    #[arg(short, long)]
-    pub(crate) output: PathBuf,
-}
-
 /// Options of `convert`.
 #[cfg(feature = "train")]
 #[derive(Debug, Args)]
@@ -444,79 +354,6 @@ pub(crate) struct ConvertArgs {
     /// Overwrite an existing file
     #[arg(long)]
     pub(crate) force: bool,
-}
-
-/// Options of `eval`.
-#[cfg(feature = "train")]
-#[derive(Debug, Args)]
-pub(crate) struct EvalArgs {
-    /// Base model: a GGUF file or a Hugging Face directory
-    #[arg(long, value_name = "PATH")]
-    pub(crate) base: PathBuf,
-    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pack: PathBuf,
-    /// What computes the answers: candle or llama.cpp, which needs a GGUF file
-    #[arg(long, default_value_t = t2lc::evaluate::EngineKind::Candle)]
-    pub(crate) engine: t2lc::evaluate::EngineKind,
-    /// Directory of llama.cpp's libraries [default: what T2LC_LLAMA says]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) llama: Option<PathBuf>,
-    /// Bundle directory [default: the one built in]
-    #[arg(long, value_name = "DIR", conflicts_with = "no_bundle")]
-    pub(crate) bundle: Option<PathBuf>,
-    /// Leave out the bundle: no `compiled`, no `other` and no `random`
-    #[arg(long)]
-    pub(crate) no_bundle: bool,
-    /// Tasks to score on, training tasks as well [default: the held-out ones]
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
-    pub(crate) tasks: Vec<String>,
-    /// Part of the examples to score on: valid for tuning, test for reporting
-    #[arg(long, default_value = "test")]
-    pub(crate) split: t2lc::taskpack::ExampleSplit,
-    /// Examples per task, the first ones in file order
-    #[arg(long, default_value_t = 40)]
-    pub(crate) examples: usize,
-    /// Descriptions that stand for a task: those that no training sees, or those of training
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) wording: t2lc::taskpack::Wording,
-    /// Descriptions of each task that scores are the mean over
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) descriptions: usize,
-    /// Add `N-shot`: the base with the first N training examples of the task in the prompt
-    #[arg(long, value_name = "N")]
-    pub(crate) shots: Option<usize>,
-    /// Add `oracle`, each task's own adapter, and `average` and `arrow` of the adapters of all but
-    /// held-out tasks: directory of PEFT adapters named by task
-    #[arg(long, value_name = "DIR")]
-    pub(crate) library: Option<PathBuf>,
-    /// Adapters that `arrow` mixes for a token; 0 leaves it out
-    #[arg(long, value_name = "K", default_value_t = 4)]
-    pub(crate) arrow_top_k: usize,
-    /// Add one adapter for all tasks (PEFT directory or GGUF file); can be repeated
-    #[arg(long, value_name = "NAME=PATH")]
-    pub(crate) adapter: Vec<eval::NamedPath>,
-    /// The same, with the description in the prompt; can be repeated
-    #[arg(long, value_name = "NAME=PATH")]
-    pub(crate) adapter_described: Vec<eval::NamedPath>,
-    /// Add a bundle that compiles the input of each example; can be repeated
-    #[arg(long, value_name = "NAME=DIR")]
-    pub(crate) per_input: Vec<eval::NamedPath>,
-    /// Compare the others with this one [default: compiled, or base without a bundle]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) reference: Option<String>,
-    /// Seed of the random descriptions and of the bootstrap
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
-    /// Also write tables and pictures as an HTML page
-    #[arg(long, value_name = "PAGE")]
-    pub(crate) html: Option<PathBuf>,
-    /// Overwrite an existing page
-    #[arg(long, requires = "html")]
-    pub(crate) force: bool,
-    /// Print as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[cfg(test)]

@@ -18,10 +18,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let Cli { command, quiet } = Cli::parse();
-    #[cfg(feature = "train")]
-    if matches!(command, Command::Train(_) | Command::Eval(_) | Command::Baseline { .. }) {
-        t2lc::workers::claim_cores();
-    }
     let json = command.wants_json();
     let outcome = match command {
         Command::Compile(args) => cli::compile::run(&args, quiet),

@@ -1,8 +1,8 @@
 //! Pieces of work side by side, each on one core from beginning to end.
 //!
 //! In: items and a function. Out: the results in the order of the items. A small product that is
-//! divided among cores waits longer for its slowest part than it computes, so training and
-//! evaluation divide their rows among the cores instead, and every product stays on one of them.
+//! divided among cores waits longer for its slowest part than it computes, so training divides its
+//! rows among the cores instead, and every product stays on one of them.
 //! Results do not depend on the number of cores.
 
 use std::ffi::OsStr;
@@ -15,7 +15,6 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// What candle reads to learn how many threads its element-wise operations have.
 const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
-
 /// What candle and rayon read to learn how many threads everything else has.
 const RAYON_THREADS: &str = "RAYON_NUM_THREADS";
 /// How many milliseconds the allocator keeps memory that is free; -1 is for ever.

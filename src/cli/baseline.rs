@@ -1,18 +1,106 @@
 //! `t2lc baseline`: the adapters that a hypernetwork is measured against.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::{Args, Subcommand};
 use t2lc::base::describe::describe_base;
 use t2lc::taskpack::{ExampleSplit, TaskPack, TaskSplit};
 use t2lc::train::baseline::{LoraTrainer, Routing, arrow_mixture};
 use t2lc::train::data::ConditionKind;
 use t2lc::train::library::Library;
+use t2lc::workers::claim_cores;
 
+use super::TrainArgs;
 use super::failure::{Failure, Outcome};
 use super::output::{print_text, say};
 use super::train::{run_conditioned, stop_on_interrupt};
-use super::{ArrowArgs, AverageArgs, BaselineCommand, LoraArgs, TrainArgs};
+
+/// The adapters that a hypernetwork is measured against.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BaselineCommand {
+    /// One adapter per task, trained on that task
+    Lora(LoraArgs),
+    /// One adapter for all training tasks
+    MultiTask(LoraArgs),
+    /// The mean of a library's adapters
+    Average(AverageArgs),
+    /// A hypernetwork that generates an adapter for each input
+    Hyperdecoder(TrainArgs),
+    /// The mixture of a library that routing chooses for the inputs of a task
+    Arrow(ArrowArgs),
+}
+
+/// Options of `baseline lora` and `baseline multi-task`.
+#[derive(Debug, Args)]
+pub(crate) struct LoraArgs {
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    base: PathBuf,
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
+    #[arg(long, value_name = "DIR")]
+    pack: PathBuf,
+    /// Tasks that get an adapter [default: all training tasks]
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    tasks: Vec<String>,
+    /// Directory of the adapters
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Keep adapters that exist, and continue the one in progress
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    options: t2lc::train::baseline::LoraOptions,
+}
+
+/// Options of `baseline average`.
+#[derive(Debug, Args)]
+pub(crate) struct AverageArgs {
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    base: PathBuf,
+    /// Directory of PEFT adapters
+    #[arg(long, value_name = "DIR")]
+    library: PathBuf,
+    /// Target modules of the adapters
+    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
+    modules: Vec<String>,
+    /// PEFT directory to write
+    #[arg(short, long)]
+    output: PathBuf,
+}
+
+/// Options of `baseline arrow`.
+#[derive(Debug, Args)]
+pub(crate) struct ArrowArgs {
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    base: PathBuf,
+    /// Directory of PEFT adapters
+    #[arg(long, value_name = "DIR")]
+    library: PathBuf,
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
+    #[arg(long, value_name = "DIR")]
+    pack: PathBuf,
+    /// The task whose inputs are routed
+    #[arg(long, value_name = "ID")]
+    task: String,
+    /// Inputs that are routed, the first ones of its training examples
+    #[arg(long, default_value_t = 32)]
+    inputs: usize,
+    /// Adapters that a token is routed to
+    #[arg(long, default_value_t = 4)]
+    top_k: usize,
+    /// Adapters that the mixture keeps, those of the largest mean weight
+    #[arg(long, default_value_t = 4)]
+    keep: usize,
+    /// Target modules of the adapters
+    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
+    modules: Vec<String>,
+    /// PEFT directory to write
+    #[arg(short, long)]
+    output: PathBuf,
+}
 
 /// Runs the verb; prints the directories of the adapters.
 pub(crate) fn run(command: &BaselineCommand, quiet: bool) -> Outcome {
@@ -26,6 +114,7 @@ pub(crate) fn run(command: &BaselineCommand, quiet: bool) -> Outcome {
 }
 
 fn lora(args: &LoraArgs, quiet: bool) -> Outcome {
+    claim_cores();
     let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let training = || pack.tasks_of(TaskSplit::Train).map(|task| task.id.clone()).collect();
     let ids = if args.tasks.is_empty() { training() } else { args.tasks.clone() };
@@ -46,6 +135,7 @@ fn multi_task(args: &LoraArgs, quiet: bool) -> Outcome {
         let what = anyhow::anyhow!("a multi-task adapter is trained on all training tasks");
         return Err(Failure::environment("baseline.usage", what).hint("leave out --tasks"));
     }
+    claim_cores();
     let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let stop = stop_on_interrupt()?;
     let trainer = LoraTrainer::open(&args.base, &pack, &args.options)?;

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, anyhow};
 use candle_core::Device;
+use clap::Args;
 use t2lc::base::chat::Chat;
 use t2lc::base::decoder::Decoder;
 #[cfg(feature = "llama")]
@@ -19,9 +20,80 @@ use t2lc::evaluate::{
 };
 use t2lc::taskpack::TaskPack;
 
-use super::EvalArgs;
 use super::failure::{Failure, Outcome};
 use super::output::{print_json, print_text, say};
+
+/// Options of `eval`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Base model: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "PATH")]
+    base: PathBuf,
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
+    #[arg(long, value_name = "DIR")]
+    pack: PathBuf,
+    /// What computes the answers: candle or llama.cpp, which needs a GGUF file
+    #[arg(long, default_value_t = t2lc::evaluate::EngineKind::Candle)]
+    engine: t2lc::evaluate::EngineKind,
+    /// Directory of llama.cpp's libraries [default: what T2LC_LLAMA says]
+    #[arg(long, value_name = "DIR")]
+    llama: Option<PathBuf>,
+    /// Bundle directory [default: the one built in]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_bundle")]
+    bundle: Option<PathBuf>,
+    /// Leave out the bundle: no `compiled`, no `other` and no `random`
+    #[arg(long)]
+    no_bundle: bool,
+    /// Tasks to score on, training tasks as well [default: the held-out ones]
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    tasks: Vec<String>,
+    /// Part of the examples to score on: valid for tuning, test for reporting
+    #[arg(long, default_value = "test")]
+    split: t2lc::taskpack::ExampleSplit,
+    /// Examples per task, the first ones in file order
+    #[arg(long, default_value_t = 40)]
+    examples: usize,
+    /// Descriptions that stand for a task: those that no training sees, or those of training
+    #[arg(long, value_enum, default_value_t)]
+    wording: t2lc::taskpack::Wording,
+    /// Descriptions of each task that scores are the mean over
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    descriptions: usize,
+    /// Add `N-shot`: the base with the first N training examples of the task in the prompt
+    #[arg(long, value_name = "N")]
+    shots: Option<usize>,
+    /// Add `oracle`, each task's own adapter, and `average` and `arrow` of the adapters of all but
+    /// held-out tasks: directory of PEFT adapters named by task
+    #[arg(long, value_name = "DIR")]
+    library: Option<PathBuf>,
+    /// Adapters that `arrow` mixes for a token; 0 leaves it out
+    #[arg(long, value_name = "K", default_value_t = 4)]
+    arrow_top_k: usize,
+    /// Add one adapter for all tasks (PEFT directory or GGUF file); can be repeated
+    #[arg(long, value_name = "NAME=PATH")]
+    adapter: Vec<NamedPath>,
+    /// The same, with the description in the prompt; can be repeated
+    #[arg(long, value_name = "NAME=PATH")]
+    adapter_described: Vec<NamedPath>,
+    /// Add a bundle that compiles the input of each example; can be repeated
+    #[arg(long, value_name = "NAME=DIR")]
+    per_input: Vec<NamedPath>,
+    /// Compare the others with this one [default: compiled, or base without a bundle]
+    #[arg(long, value_name = "NAME")]
+    reference: Option<String>,
+    /// Seed of the random descriptions and of the bootstrap
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Also write tables and pictures as an HTML page
+    #[arg(long, value_name = "PAGE")]
+    html: Option<PathBuf>,
+    /// Overwrite an existing page
+    #[arg(long, requires = "html")]
+    force: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// A name in the report and where its adapter or bundle is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use anyhow::Context;
 use t2lc::train::data::ConditionKind;
 use t2lc::train::run::{Finished, METRICS_FILE};
 use t2lc::train::{TrainOptions, TrainPaths, plot, train};
+use t2lc::workers::claim_cores;
 
 use super::TrainArgs;
 use super::failure::{Failure, Outcome};
@@ -20,6 +21,10 @@ pub(crate) fn run(args: &TrainArgs, quiet: bool) -> Outcome {
 
 /// As [`run`], with adapters that depend on `condition`.
 pub(super) fn run_conditioned(args: &TrainArgs, condition: ConditionKind, quiet: bool) -> Outcome {
+    // Reconstruction computes no base, and so has no rows to divide.
+    if args.reconstruct.is_none() {
+        claim_cores();
+    }
     let stop = stop_on_interrupt()?;
     for seed in if args.seeds.is_empty() { vec![None] } else { seeds(args) } {
         let mut options = TrainOptions { condition, ..args.options.clone() };

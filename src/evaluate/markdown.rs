@@ -69,15 +69,15 @@ fn differences(evaluation: &Evaluation) -> String {
     table(&header, 1, rows)
 }
 
-fn tiers(evaluation: &Evaluation) -> impl Iterator<Item = &TierScores> {
+pub(super) fn tiers(evaluation: &Evaluation) -> impl Iterator<Item = &TierScores> {
     evaluation.tiers.iter().chain(std::iter::once(&evaluation.overall))
 }
 
-fn names(means: &[MeanScore]) -> Vec<&str> {
+pub(super) fn names(means: &[MeanScore]) -> Vec<&str> {
     means.iter().map(|mean| mean.name.as_str()).collect()
 }
 
-fn tier_row(
+pub(super) fn tier_row(
     tier: &TierScores,
     means: &[MeanScore],
     cell: impl Fn(&Estimate) -> String,

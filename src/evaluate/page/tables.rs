@@ -5,8 +5,8 @@
 
 use super::escape;
 use crate::evaluate::estimate::Estimate;
-use crate::evaluate::markdown::MISSING;
-use crate::evaluate::{Evaluation, MeanScore, TaskPoint, TierScores};
+use crate::evaluate::markdown::{self, MISSING};
+use crate::evaluate::{Evaluation, TaskPoint};
 
 /// Means per tier, with half the width of the 95 % interval.
 pub(super) fn tiers(evaluation: &Evaluation) -> String {
@@ -14,8 +14,8 @@ pub(super) fn tiers(evaluation: &Evaluation) -> String {
         format!("{:.1} ± {:.1}", 100.0 * estimate.mean, 100.0 * estimate.half_width())
     };
     let overall = &evaluation.overall;
-    let header = [&["tier", "tasks"][..], &names(&overall.scores)[..]].concat();
-    let rows = all_tiers(evaluation).map(|tier| tier_row(tier, &tier.scores, cell));
+    let header = [&["tier", "tasks"][..], &markdown::names(&overall.scores)[..]].concat();
+    let rows = markdown::tiers(evaluation).map(|tier| markdown::tier_row(tier, &tier.scores, cell));
     let mut text = table("Mean score in %, with the 95 % interval", &header, 1, rows);
     if overall.scores.iter().any(|mean| mean.tasks < overall.tasks) {
         text.push_str(
@@ -36,8 +36,9 @@ pub(super) fn differences(evaluation: &Evaluation) -> String {
     let cell = |Estimate { mean, low, high }: &Estimate| {
         format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * mean, 100.0 * low, 100.0 * high)
     };
-    let header = [&["tier", "tasks"][..], &names(&overall.differences)[..]].concat();
-    let rows = all_tiers(evaluation).map(|tier| tier_row(tier, &tier.differences, cell));
+    let header = [&["tier", "tasks"][..], &markdown::names(&overall.differences)[..]].concat();
+    let rows =
+        markdown::tiers(evaluation).map(|tier| markdown::tier_row(tier, &tier.differences, cell));
     let caption = format!(
         "Mean difference to {} in percentage points, with its 95 % interval",
         evaluation.reference
@@ -48,7 +49,7 @@ pub(super) fn differences(evaluation: &Evaluation) -> String {
 /// The score of every contestant on every task.
 pub(super) fn tasks(evaluation: &Evaluation) -> String {
     let columns = ["task", "tier", "metric", "examples"];
-    let header = [&columns[..], &names(&evaluation.overall.scores)[..]].concat();
+    let header = [&columns[..], &markdown::names(&evaluation.overall.scores)[..]].concat();
     let rows = evaluation.tasks.iter().map(|task| {
         let examples = task.examples.to_string();
         let mut row = vec![task.id.clone(), task.tier.clone(), task.metric.clone(), examples];
@@ -79,28 +80,6 @@ pub(super) fn nearest(evaluation: &Evaluation, maps: &[TaskPoint]) -> String {
     }
     let header = ["task", "first description", "nearest training task", "cosine"];
     table("Cosine similarity to the nearest description of training", &header, 3, rows.into_iter())
-}
-
-fn all_tiers(evaluation: &Evaluation) -> impl Iterator<Item = &TierScores> {
-    evaluation.tiers.iter().chain(std::iter::once(&evaluation.overall))
-}
-
-fn names(means: &[MeanScore]) -> Vec<&str> {
-    means.iter().map(|mean| mean.name.as_str()).collect()
-}
-
-fn tier_row(
-    tier: &TierScores,
-    means: &[MeanScore],
-    cell: impl Fn(&Estimate) -> String,
-) -> Vec<String> {
-    let mut row = vec![tier.tier.clone(), tier.tasks.to_string()];
-    row.extend(means.iter().map(|mean| match &mean.estimate {
-        None => MISSING.into(),
-        Some(estimate) if mean.tasks == tier.tasks => cell(estimate),
-        Some(estimate) => format!("{} ({})", cell(estimate), mean.tasks),
-    }));
-    row
 }
 
 /// A table whose first `texts` columns hold text and the others numbers, aligned to the right. The
