@@ -213,7 +213,11 @@ fn part_gradients(
     }
     let loss = answer_loss(base, part, &adapters, settings.label_smoothing, noise.as_ref())?;
     let gradients = loss.backward()?;
-    let gradient = |var: &Var| gradients.get(var).context("an adapter got no gradient");
+    // What candle returns remembers the activations it was computed from: undetached, it would keep
+    // them in memory and have the learner's backward pass walk through the base once more.
+    let gradient = |var: &Var| {
+        gradients.get(var).map(Tensor::detach).context("an adapter got no gradient")
+    };
     let of_module = |(name, pairs): (String, Vec<(Var, Var)>)| {
         let a = pairs.iter().map(|(a, _)| gradient(a)).collect::<Result<Vec<_>>>()?;
         let b = pairs.iter().map(|(_, b)| gradient(b)).collect::<Result<Vec<_>>>()?;
