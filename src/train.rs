@@ -15,6 +15,7 @@ pub mod hypernet;
 pub mod learner;
 pub mod library;
 pub mod lora;
+pub mod nonsense;
 pub mod optimizer;
 pub mod plot;
 pub mod reconstruct;
@@ -40,6 +41,7 @@ use batch::BatchOptions;
 use data::{ConditionKind, DataOptions, TrainingData};
 use hypernet::{Hypernet, Init};
 use library::Library;
+use nonsense::{Nonsense, NonsenseOptions};
 use reconstruct::{Reconstruction, ReconstructionOptions};
 use run::{Finished, RunDirectory, RunOptions};
 use sft::{Sft, StepSettings};
@@ -89,16 +91,20 @@ pub struct NetworkOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct AdapterOptions {
     /// Rank of the adapters
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     pub rank: usize,
     /// LoRA alpha; the adapters are scaled by alpha / rank
-    #[arg(long, default_value_t = 16.0)]
+    #[arg(long, default_value_t = 8.0)]
     pub alpha: f32,
     /// Scale the adapters by alpha / √rank instead
     #[arg(long)]
     pub rslora: bool,
     /// Target modules; their order is the type index of the hypernetwork
-    #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    )]
     pub modules: Vec<String>,
 }
 
@@ -120,6 +126,9 @@ pub struct TrainOptions {
     /// What shapes the loss.
     #[command(flatten)]
     pub loss: StepSettings,
+    /// How much texts that describe no task count.
+    #[command(flatten)]
+    pub nonsense: NonsenseOptions,
     /// How reconstruction compares.
     #[command(flatten)]
     pub reconstruction: ReconstructionOptions,
@@ -194,11 +203,18 @@ impl Inputs<'_> {
             &options.data,
             device,
         )?;
+        let seed = options.run.seed;
+        let nonsense = match (options.condition, &data.encoder) {
+            (ConditionKind::Description, Some(encoder)) => {
+                Nonsense::of_pack(self.pack, encoder, &options.nonsense, seed)?
+            }
+            _ => None,
+        };
         let init = warm_start.map_or(Init::FreshLora, Init::Offset);
         let net = self.hypernet(directory, init, data.condition_size)?;
         let base = Decoder::open(&paths.base, device)?;
-        let (batch, settings, seed) = (&options.batch, &options.loss, options.run.seed);
-        let sft = Sft { base: &base, learner: &net, data: &data, batch, settings, seed };
+        let (batch, settings, nonsense) = (&options.batch, &options.loss, nonsense.as_ref());
+        let sft = Sft { base: &base, learner: &net, data: &data, nonsense, batch, settings, seed };
         directory.run(&sft, &options.run, stop)
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 use t2lc::train::batch::BatchOptions;
 use t2lc::train::data::{ConditionKind, DataOptions};
+use t2lc::train::nonsense::NonsenseOptions;
 use t2lc::train::optimizer::Schedule;
 use t2lc::train::reconstruct::{ReconstructionOptions, ReconstructionSpace};
 use t2lc::train::run::RunOptions;
@@ -42,6 +43,7 @@ fn options() -> TrainOptions {
             neftune_alpha: 5.0,
             lora_dropout: 0.05,
         },
+        nonsense: NonsenseOptions { nonsense_per_batch: 2, nonsense_decay: 10.0 },
         reconstruction: ReconstructionOptions {
             space: ReconstructionSpace::ZScores,
             tasks_per_step: 0,

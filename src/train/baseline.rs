@@ -164,7 +164,8 @@ impl<'a> LoraTrainer<'a> {
         };
         let LoraOptions { batch, loss: settings, run: options, .. } = self.options;
         let seed = options.seed;
-        let sft = Sft { base: &self.decoder, learner: &lora, data, batch, settings, seed };
+        let (base, nonsense) = (&self.decoder, None);
+        let sft = Sft { base, learner: &lora, data, nonsense, batch, settings, seed };
         let Finished { last, best, interrupted, .. } = directory.run(&sft, options, stop)?;
         if interrupted {
             return Ok(None);

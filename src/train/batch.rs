@@ -56,9 +56,9 @@ pub fn tokenize(
 }
 
 /// Padded tokens that one part of a batch has at most, unless a single example has more: what is
-/// kept for the backward pass grows with them, larger products are hardly faster, and several parts
-/// keep all cores busy.
-const PART_TOKENS: usize = 224;
+/// kept for the backward pass grows with them, smaller products spend more of their time on
+/// arranging the weights, and several parts keep all cores busy.
+const PART_TOKENS: usize = 400;
 /// Rows of a part are at least this share of its longest one.
 const SHORTEST_SHARE: f64 = 0.7;
 
@@ -69,6 +69,8 @@ pub struct TrainingBatch {
     pub parts: Vec<BatchPart>,
     /// What the adapter of each task depends on.
     pub conditions: Vec<Vec<f32>>,
+    /// Conditions that stand for no task, whose adapters should change nothing.
+    pub nonsense: Vec<Vec<f32>>,
     /// Name of each task.
     pub tasks: Vec<String>,
     /// Tokens computed, padding left out.
@@ -119,6 +121,7 @@ impl TrainingBatch {
             tokens: placed.iter().map(|placed| placed.row.len()).sum(),
             tasks: rows.iter().map(|row| row.task.clone()).collect(),
             conditions: rows.into_iter().map(|row| row.condition).collect(),
+            nonsense: Vec::new(),
         })
     }
 }

@@ -66,16 +66,16 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct RunOptions {
     /// Optimizer steps
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 850)]
     pub steps: usize,
     /// Batches per optimizer step
     #[arg(long, default_value_t = 1)]
     pub accumulate: usize,
     /// Peak learning rate
-    #[arg(long, default_value_t = 3e-4)]
+    #[arg(long, default_value_t = 1e-3)]
     pub learning_rate: f32,
     /// Steps of linear warm-up
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 40)]
     pub warmup_steps: usize,
     /// After the warm-up: linear or cosine decay to zero, or constant
     #[arg(long, value_enum, default_value_t = Schedule::Linear)]

@@ -20,6 +20,7 @@ use super::batch::{BatchOptions, BatchPart, Row, Sampler, TrainingBatch, embed_i
 use super::data::{TaskData, TrainingData};
 use super::hypernet::GeneratedModule;
 use super::learner::{Learner, lora_batch};
+use super::nonsense::Nonsense;
 use super::run::{Objective, Step};
 use crate::base::adapter::{LoraBatch, LoraPair};
 use crate::base::decoder::Decoder;
@@ -55,6 +56,8 @@ pub struct Sft<'a> {
     pub learner: &'a dyn Learner,
     /// Tasks trained on and held out.
     pub data: &'a TrainingData,
+    /// Texts that describe no task, where adapters depend on texts.
+    pub nonsense: Option<&'a Nonsense>,
     /// Size of a batch.
     pub batch: &'a BatchOptions,
     /// What shapes the loss.
@@ -71,9 +74,13 @@ impl Objective for Sft<'_> {
     fn gradients(&self, batch: usize, rng: &mut ChaCha8Rng) -> Result<Step> {
         let (tasks, encoder) = (&self.data.training, self.data.encoder.as_ref());
         let sampler = Sampler { tasks, encoder, options: self.batch, seed: self.seed };
-        let batch = sampler.batch(batch, rng)?;
+        let mut batch = sampler.batch(batch, rng)?;
+        if let Some(nonsense) = self.nonsense {
+            batch.nonsense = nonsense.draw(rng);
+        }
+        let decay = self.nonsense.map_or(0.0, |nonsense| nonsense.decay);
         let (loss, gradients) =
-            step_gradients(self.base, self.learner, &batch, self.settings, rng)?;
+            step_gradients(self.base, self.learner, &batch, self.settings, decay, rng)?;
         Ok(Step { loss, gradients, tokens: batch.tokens, tasks: batch.tasks })
     }
 
@@ -141,7 +148,8 @@ fn answer_loss(
     Ok((losses * weights)?.sum_all()?)
 }
 
-/// Loss of a batch and the gradient of every parameter of the learner, by name.
+/// Loss of a batch and the gradient of every parameter of the learner, by name. The mean square of
+/// `lora_b` for what describes no task has the weight `nonsense_decay` in it.
 ///
 /// # Errors
 /// Conditions or adapters whose shapes do not fit.
@@ -150,9 +158,11 @@ pub fn step_gradients(
     learner: &dyn Learner,
     batch: &TrainingBatch,
     settings: &StepSettings,
+    nonsense_decay: f32,
     rng: &mut ChaCha8Rng,
 ) -> Result<(f32, BTreeMap<String, Tensor>)> {
-    let (generated, scale) = (learner.adapters(&batch.conditions, Some(rng))?, learner.scale());
+    let conditions = [batch.conditions.as_slice(), &batch.nonsense].concat();
+    let (generated, scale) = (learner.adapters(&conditions, Some(rng))?, learner.scale());
     // Each part has random numbers of its own, so that parts can be computed in any order.
     let parts: Vec<(&BatchPart, ChaCha8Rng)> =
         batch.parts.iter().map(|part| (part, ChaCha8Rng::from_rng(rng))).collect();
@@ -171,8 +181,12 @@ pub fn step_gradients(
         }
     }
     let tasks: Vec<u32> = batch.parts.iter().flat_map(|part| &part.adapters).copied().collect();
-    let objective = pull(&generated, &tasks, &gradients, settings.adapter_decay)?;
+    let mut objective = pull(&generated, &tasks, &gradients, settings.adapter_decay)?;
     drop(gradients);
+    if !batch.nonsense.is_empty() {
+        let kept = nonsense_loss(&generated, batch.conditions.len())?;
+        objective = (objective + kept * f64::from(nonsense_decay))?;
+    }
     let gradients = objective.backward()?;
     let named = learner.parameters().into_iter();
     let named = named.filter_map(|(name, var)| Some((name, gradients.get(&var)?.clone())));
@@ -215,9 +229,8 @@ fn part_gradients(
     let gradients = loss.backward()?;
     // What candle returns remembers the activations it was computed from: undetached, it would keep
     // them in memory and have the learner's backward pass walk through the base once more.
-    let gradient = |var: &Var| {
-        gradients.get(var).map(Tensor::detach).context("an adapter got no gradient")
-    };
+    let gradient =
+        |var: &Var| gradients.get(var).map(Tensor::detach).context("an adapter got no gradient");
     let of_module = |(name, pairs): (String, Vec<(Var, Var)>)| {
         let a = pairs.iter().map(|(a, _)| gradient(a)).collect::<Result<Vec<_>>>()?;
         let b = pairs.iter().map(|(_, b)| gradient(b)).collect::<Result<Vec<_>>>()?;
@@ -249,6 +262,16 @@ fn pull(
         }
     }
     Ok(objective)
+}
+
+/// Sum over modules of the mean square of `lora_b` for the conditions from number `first` on.
+fn nonsense_loss(generated: &[GeneratedModule], first: usize) -> Result<Tensor> {
+    let square = |module: &GeneratedModule| -> Result<Tensor> {
+        let b = &module.b_transposed;
+        Ok(b.narrow(0, first, b.dim(0)? - first)?.sqr()?.mean_all()?)
+    };
+    let squares = generated.iter().map(square).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&squares, 0)?.sum_all()?)
 }
 
 /// NEFTune (Jain et al., 2023): uniform in ±alpha / √(tokens · width) per row.

@@ -112,7 +112,7 @@ fn main() -> Result<()> {
         let rows = rows(&tasks, step, &mut rng);
         tokens += rows.iter().flat_map(|row| &row.examples).map(|e| length(e)).sum::<usize>();
         let batch = TrainingBatch::pack(rows)?;
-        let (loss, gradients) = step_gradients(&base, &net, &batch, &settings, &mut rng)?;
+        let (loss, gradients) = step_gradients(&base, &net, &batch, &settings, 0.0, &mut rng)?;
         let parameters = net.parameters();
         let (rate, decay) = (LEARNING_RATE, WEIGHT_DECAY);
         optimizer.update(&parameters, &gradients, step, rate, decay, CLIP_NORM)?;

@@ -61,7 +61,7 @@ fn check(family: &str) {
     let (lora, batch) = (lora(&path), batch());
     let settings = StepSettings { label_smoothing: 0.1, ..StepSettings::default() };
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let (_, gradients) = step_gradients(&base, &lora, &batch, &settings, &mut rng).unwrap();
+    let (_, gradients) = step_gradients(&base, &lora, &batch, &settings, 0.0, &mut rng).unwrap();
     let loss = || -> f32 {
         let generated = lora.adapters(&batch.conditions, None).unwrap();
         let of_part = |part: &BatchPart| -> f32 {
@@ -107,4 +107,27 @@ fn gradients_of_all_seven_modules_are_right_in_qwen3() {
 #[test]
 fn gradients_of_all_seven_modules_are_right_in_gemma2() {
     check("gemma2");
+}
+
+#[test]
+fn what_describes_no_task_is_drawn_to_zero_and_costs_no_loss() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bases/llama");
+    let base = Decoder::open(&path, &Device::Cpu).unwrap();
+    let (lora, mut batch, settings) = (lora(&path), batch(), StepSettings::default());
+    let gradients = |batch: &TrainingBatch, decay| {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        step_gradients(&base, &lora, batch, &settings, decay, &mut rng).unwrap()
+    };
+    let (loss, without) = gradients(&batch, 10.0);
+    batch.nonsense = vec![Vec::new(); 3];
+    let (same_loss, with) = gradients(&batch, 10.0);
+    assert_eq!(loss.to_bits(), same_loss.to_bits());
+    for (name, var) in lora.parameters() {
+        let added = (&with[&name] - &without[&name]).unwrap();
+        // A plain LoRA gives all texts the same matrices: the mean square is that of its own.
+        let factor = if name.starts_with("B.") { 20.0 / var.elem_count() as f64 } else { 0.0 };
+        let expected = (var.as_tensor() * factor).unwrap();
+        let error = (added - expected).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(error.to_scalar::<f32>().unwrap() < 1e-5, "`{name}`");
+    }
 }
