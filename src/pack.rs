@@ -11,7 +11,9 @@
 //! - [`stale`]: what differs between a plan and a lock, or two locks, and which input is to blame;
 //! - [`build`]: compiles what the [store](crate::store) lacks and puts the files in place;
 //! - [`check`]: compares the files with the lock;
-//! - [`diff`] and [`delta`]: two locks side by side, and how far the weights moved.
+//! - [`diff`] and [`delta`]: two locks side by side, and how far the weights moved;
+//! - [`oci`]: a pack as an OCI image layout for registries, with a statement of its origin;
+//! - [`serve`]: how llama-server loads all adapters of a lock.
 
 mod artifact;
 pub mod build;
@@ -21,10 +23,13 @@ pub mod diff;
 mod document;
 pub mod lock;
 pub mod manifest;
+pub mod oci;
 mod place;
 pub mod plan;
 mod problems;
+pub mod serve;
 pub mod stale;
+mod statement;
 
 use std::path::PathBuf;
 
@@ -92,6 +97,20 @@ pub enum PackError {
         expected: Digest,
         /// Digest of what was compiled.
         got: Digest,
+    },
+    /// Bytes of the lock's digest that cannot be told apart into two files.
+    #[error("`{name}` is as locked, but no PEFT adapter: its weights do not say where they end")]
+    NotPeft {
+        /// Name of the adapter.
+        name: String,
+    },
+    /// An OCI layout that is not what it says, or not what the lock says.
+    #[error("`{}` is not a sound pack:\n  {}", .path.display(), .problems.join("\n  "))]
+    Layout {
+        /// The directory.
+        path: PathBuf,
+        /// One text per problem, with file and reason.
+        problems: Vec<String>,
     },
     /// Outputs that exist and were not written by this pack.
     #[error("{} outputs exist and are not of this pack: {}", .paths.len(), quoted(.paths))]

@@ -9,9 +9,13 @@
 //! agree with its digest is removed, so that it is made again. Every file appears under its name
 //! whole (temporary file and rename), and storing the same thing twice changes nothing, so any
 //! number of processes may share a store without locks. Stores merge by copying their files.
+//!
+//! A store may have a [`remote::Remote`] behind it, which many machines share: what is stored goes
+//! to both, and what is missing here is fetched from there.
 
 mod collect;
 mod record;
+pub mod remote;
 
 pub use collect::{Collected, Damaged, Kept, Listed};
 pub(crate) use record::T2LC;
@@ -21,13 +25,18 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use t2lc_runtime::atomic::{AtomicWriteError, write_atomically};
 use t2lc_runtime::digest::Digest;
 
+use remote::Remote;
+
 /// Variable that names the store's directory.
 pub const VARIABLE: &str = "T2LC_STORE";
+/// Variable that names the URL of a remote store.
+pub const REMOTE_VARIABLE: &str = "T2LC_REMOTE";
 /// Subdirectory of the adapters.
 const BLOBS: &str = "blobs";
 /// Subdirectory of the records.
@@ -57,6 +66,14 @@ pub enum StoreError {
     /// A file cannot be written.
     #[error("cannot write to the store")]
     Write(#[from] AtomicWriteError),
+    /// The remote store cannot be opened or does not answer.
+    #[error("cannot {what} the remote store")]
+    Remote {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
     /// Bytes that no reader would take back.
     #[error("an adapter of {bytes} bytes is too large for the store, at most {MAX_BLOB_BYTES}")]
     TooLarge {
@@ -69,12 +86,31 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    remote: Option<Arc<dyn Remote>>,
 }
 
 impl Store {
     /// The store in a directory, which need not exist.
     pub fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, remote: None }
+    }
+
+    /// The same store with a remote one behind it.
+    #[must_use]
+    pub fn with_remote(self, remote: Arc<dyn Remote>) -> Self {
+        Self { remote: Some(remote), ..self }
+    }
+
+    /// The same store with the remote one of the given URL behind it, else that of `T2LC_REMOTE`,
+    /// else as it is. An empty variable counts as unset.
+    ///
+    /// # Errors
+    /// A URL that names no store which this build can reach.
+    pub fn locate_remote(self, given: Option<&str>) -> Result<Self, StoreError> {
+        let variable = std::env::var(REMOTE_VARIABLE).ok().filter(|value| !value.is_empty());
+        let Some(url) = given.map(str::to_owned).or(variable) else { return Ok(self) };
+        let remote = remote::open(&url).map_err(|source| failed_remote("open", source))?;
+        Ok(self.with_remote(remote))
     }
 
     /// The store of the given directory, else of `T2LC_STORE`, else `t2lc/store` in the user's
@@ -98,15 +134,22 @@ impl Store {
     /// Stores bytes under their digest; damaged bytes of that name are replaced.
     ///
     /// # Errors
-    /// If the system fails.
+    /// If the system or the remote store fails, here and below.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let size_bytes = bytes.len() as u64;
         if size_bytes > MAX_BLOB_BYTES {
             return Err(StoreError::TooLarge { bytes: size_bytes });
         }
         let content = Digest::of(bytes);
-        if self.get(&content)?.is_none() {
+        if self.get_here(&content)?.is_none() {
             self.write(&self.place(BLOBS, &content), bytes)?;
+        }
+        if let Some(remote) = &self.remote {
+            let (remote, key) = (remote.as_ref(), key(BLOBS, &content));
+            let there = remote.size_bytes(&key).map_err(|e| failed_remote("ask", e))?;
+            if there != Some(size_bytes) {
+                upload(remote, &key, bytes)?;
+            }
         }
         Ok(content)
     }
@@ -114,8 +157,80 @@ impl Store {
     /// The bytes of a digest. Bytes that do not have it are removed, and are none.
     ///
     /// # Errors
-    /// If the system fails.
+    /// As [`Store::put`].
     pub fn get(&self, content: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(bytes) = self.get_here(content)? {
+            return Ok(Some(bytes));
+        }
+        let matches = |bytes: &[u8]| (Digest::of(bytes) == *content).then_some(());
+        let Some((bytes, ())) = self.fetch(&key(BLOBS, content), MAX_BLOB_BYTES, matches)? else {
+            return Ok(None);
+        };
+        self.write(&self.place(BLOBS, content), &bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Whether there are so many bytes under a digest; their content is not looked at.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn contains(&self, content: &Digest, size_bytes: u64) -> Result<bool, StoreError> {
+        let found = fs::symlink_metadata(self.place(BLOBS, content));
+        if found.is_ok_and(|found| found.is_file() && found.len() == size_bytes) {
+            return Ok(true);
+        }
+        let Some(remote) = &self.remote else { return Ok(false) };
+        let found = remote.size_bytes(&key(BLOBS, content));
+        Ok(found.map_err(|source| failed_remote("ask", source))? == Some(size_bytes))
+    }
+
+    /// Remembers what a recipe gave.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn record(&self, recipe: &Digest, record: &Record) -> Result<(), StoreError> {
+        let text = record.to_text(recipe);
+        self.write(&self.place(RECIPES, recipe), text.as_bytes())?;
+        let Some(remote) = &self.remote else { return Ok(()) };
+        upload(remote.as_ref(), &key(RECIPES, recipe), text.as_bytes())
+    }
+
+    /// What a recipe gave to this version of the program, if its bytes are still there. A record
+    /// that is damaged is removed; one of another version is passed over.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn look_up(&self, recipe: &Digest) -> Result<Option<Record>, StoreError> {
+        let path = self.place(RECIPES, recipe);
+        let mut found = None;
+        if let Some(bytes) = read(&path, MAX_RECORD_BYTES)? {
+            found = Record::from_bytes(&bytes, recipe);
+            if found.is_none() {
+                remove(&path)?;
+            }
+        }
+        if let Some(record) = found
+            && self.is_usable(&record)?
+        {
+            touch(&path);
+            return Ok(Some(record));
+        }
+        let parse = |bytes: &[u8]| Record::from_bytes(bytes, recipe);
+        let fetched = self.fetch(&key(RECIPES, recipe), MAX_RECORD_BYTES, parse)?;
+        let Some((bytes, record)) = fetched else { return Ok(None) };
+        if !self.is_usable(&record)? {
+            return Ok(None);
+        }
+        self.write(&path, &bytes)?;
+        Ok(Some(record))
+    }
+
+    fn is_usable(&self, record: &Record) -> Result<bool, StoreError> {
+        Ok(record.is_current() && self.contains(&record.content, record.size_bytes)?)
+    }
+
+    /// As [`Store::get`], without the remote store.
+    fn get_here(&self, content: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.place(BLOBS, content);
         let Some(bytes) = read(&path, MAX_BLOB_BYTES)? else { return Ok(None) };
         if Digest::of(&bytes) == *content {
@@ -126,43 +241,25 @@ impl Store {
         Ok(None)
     }
 
-    /// Whether there are so many bytes under a digest; their content is not looked at.
-    pub fn contains(&self, content: &Digest, size_bytes: u64) -> bool {
-        let found = fs::symlink_metadata(self.place(BLOBS, content));
-        found.is_ok_and(|found| found.is_file() && found.len() == size_bytes)
-    }
-
-    /// Remembers what a recipe gave.
-    ///
-    /// # Errors
-    /// If the system fails.
-    pub fn record(&self, recipe: &Digest, record: &Record) -> Result<(), StoreError> {
-        self.write(&self.place(RECIPES, recipe), record.to_text(recipe).as_bytes())
-    }
-
-    /// What a recipe gave to this version of the program, if its bytes are still there. A record
-    /// that is damaged is removed; one of another version is passed over.
-    ///
-    /// # Errors
-    /// If the system fails.
-    pub fn look_up(&self, recipe: &Digest) -> Result<Option<Record>, StoreError> {
-        let path = self.place(RECIPES, recipe);
-        let Some(bytes) = read(&path, MAX_RECORD_BYTES)? else { return Ok(None) };
-        let Some(record) = Record::from_bytes(&bytes, recipe) else {
-            remove(&path)?;
-            return Ok(None);
-        };
-        let usable = record.is_current() && self.contains(&record.content, record.size_bytes);
-        if usable {
-            touch(&path);
+    /// Bytes of the remote store and what they mean; those that mean nothing are removed there.
+    fn fetch<T>(
+        &self,
+        key: &str,
+        limit_bytes: u64,
+        meaning: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<Option<(Vec<u8>, T)>, StoreError> {
+        let Some(remote) = &self.remote else { return Ok(None) };
+        let read = remote.read(key, limit_bytes).map_err(|e| failed_remote("read", e))?;
+        let Some(bytes) = read else { return Ok(None) };
+        if let Some(meaning) = meaning(&bytes) {
+            return Ok(Some((bytes, meaning)));
         }
-        Ok(usable.then_some(record))
+        remote.remove(key).map_err(|e| failed_remote("remove damaged bytes from", e))?;
+        Ok(None)
     }
 
-    /// `KIND/sha256/ab/cdef…`
     fn place(&self, kind: &str, digest: &Digest) -> PathBuf {
-        let hex = digest.to_hex();
-        self.root.join(kind).join("sha256").join(&hex[..2]).join(&hex[2..])
+        self.root.join(key(kind, digest))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
@@ -170,6 +267,20 @@ impl Store {
         fs::create_dir_all(parent).map_err(|source| failed("create", parent, source))?;
         Ok(write_atomically(path, bytes, true)?)
     }
+}
+
+/// `KIND/sha256/ab/cdef…`
+fn key(kind: &str, digest: &Digest) -> String {
+    let hex = digest.to_hex();
+    format!("{kind}/sha256/{}/{}", &hex[..2], &hex[2..])
+}
+
+fn upload(remote: &dyn Remote, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    remote.write(key, bytes).map_err(|source| failed_remote("write to", source))
+}
+
+fn failed_remote(what: &'static str, source: io::Error) -> StoreError {
+    StoreError::Remote { what, source }
 }
 
 fn default_root(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {

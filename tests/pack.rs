@@ -10,8 +10,12 @@
 mod builds;
 #[path = "pack/comparisons.rs"]
 mod comparisons;
+#[path = "pack/distribution.rs"]
+mod distribution;
 #[path = "pack/refusals.rs"]
 mod refusals;
+#[path = "pack/serving.rs"]
+mod serving;
 #[path = "pack/shared.rs"]
 mod shared;
 

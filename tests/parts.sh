@@ -5,7 +5,7 @@
 # Each part is a folder. It is put together beside its place, gets a SHA256SUMS whose first line
 # names the pins it came from, and is moved into place when it is complete. A folder that still
 # matches is left alone, so a second run only reads it. Needs python3 with pip, npm, and about
-# 500 MB; prints the folder on stdout, everything else on stderr.
+# 600 MB; prints the folder on stdout, everything else on stderr.
 set -euo pipefail
 
 main() {
@@ -23,6 +23,8 @@ main() {
         onnxruntime==1.32.0:5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d
     part llama.cpp \
         @node-llama-cpp/linux-x64@3.22.1:0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0
+    part llama-server \
+        xllamacpp==2026.10.11549:c54e7d13520ecc989c63dc99d55de3065e2f343a91f43f053d16b5e62077c261
 
     printf '%s\n' "$parts"
 }
@@ -58,6 +60,11 @@ assemble_onnxruntime() {
 
 assemble_llama.cpp() {
     mv "$1"/package/bins/linux-x64/*.so .
+}
+
+# A folder for PYTHONPATH: llama.cpp's server as a Python module, for Python 3.10 and newer.
+assemble_llama-server() {
+    mv "$1"/xllamacpp .
 }
 
 # part NAME PIN...; a PIN is REQUIREMENT:SHA256, of the archive.
@@ -107,7 +114,7 @@ fetch() {
         # One interpreter and platform for everybody, so that every host gets the same wheel.
         python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
             --implementation cp --python-version 3.11 --platform manylinux_2_28_x86_64 \
-            --dest "$3" "$1" >&2
+            --platform manylinux2014_x86_64 --dest "$3" "$1" >&2
         archive=$(echo "$3"/*.whl)
         check "$archive" "$2"
         python3 -m zipfile -e "$archive" "$4"

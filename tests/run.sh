@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 
 T2LC_PARTS="$(tests/parts.sh)"
 export T2LC_PARTS
-exec cargo test --release --workspace --features train,tract,ort,llama "$@"
+exec cargo test --release --workspace --features train,tract,ort,llama,remote "$@"

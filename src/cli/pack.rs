@@ -2,15 +2,17 @@
 
 mod build;
 mod diff;
+mod export;
 mod init;
+mod serve_args;
 mod verify;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use t2lc::pack::PackError;
+use t2lc::pack::manifest;
 use t2lc::pack::plan::Shard;
-use t2lc::pack::{lock, manifest};
 use t2lc_runtime::backend::{BackendKind, Provider};
 use t2lc_runtime::error::Error;
 
@@ -34,12 +36,18 @@ pub(crate) enum PackCommand {
     /// Put the files in place from the store alone; names everything that is missing
     #[command(after_help = "Example: t2lc pack assemble")]
     Assemble(AssembleArgs),
-    /// Check the files of a pack against its lock
+    /// Check the files of a pack against its lock, or an OCI image layout against its own
     #[command(after_help = "Example: t2lc pack verify adapters --json")]
     Verify(VerifyArgs),
     /// Compare two locks: what came, went or changed, why, and how far the weights moved
     #[command(after_help = "Example: t2lc pack diff old.lock pack.lock --format markdown")]
     Diff(DiffArgs),
+    /// Write a pack as an OCI image layout for registries, with a statement of its origin
+    #[command(after_help = export::AFTER_HELP)]
+    Export(export::ExportArgs),
+    /// Print how to start llama-server with all adapters of a pack, and how to ask for one
+    #[command(after_help = "Example: t2lc pack serve-args --base base.gguf")]
+    ServeArgs(serve_args::ServeArgs),
 }
 
 /// Options of `pack init`.
@@ -74,6 +82,10 @@ pub(crate) struct SourceArgs {
     /// Directory of the store [default: what T2LC_STORE says, or t2lc/store in the user's cache]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Store behind it that machines share, for example s3://bucket/adapters or file:///srv/adapters
+    /// [default: what T2LC_REMOTE says]
+    #[arg(long, value_name = "URL")]
+    remote: Option<String>,
     /// Adapters that are compiled at once [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -137,12 +149,12 @@ pub(crate) struct AssembleArgs {
 /// Options of `pack verify`.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Directory of the files [default: the one that the lock names]
+    /// Directory of the files, or an OCI image layout [default: the one that the lock names]
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// The lock
-    #[arg(long, value_name = "FILE", default_value = lock::FILE)]
-    lock: PathBuf,
+    /// The lock; a layout has its own, and must have this one if it is given [default: pack.lock]
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -194,6 +206,8 @@ impl PackCommand {
             Self::Assemble(args) => args.source.json,
             Self::Verify(args) => args.json,
             Self::Diff(args) => args.json || args.format == DiffFormat::Json,
+            Self::Export(args) => args.json,
+            Self::ServeArgs(args) => args.json,
         }
     }
 }
@@ -208,6 +222,8 @@ pub(crate) fn run(command: &PackCommand, quiet: bool) -> Outcome {
         PackCommand::Assemble(args) => build::assemble(args, quiet),
         PackCommand::Verify(args) => verify::run(args),
         PackCommand::Diff(args) => diff::run(args),
+        PackCommand::Export(args) => export::run(args, quiet),
+        PackCommand::ServeArgs(args) => serve_args::run(args, quiet),
     }
 }
 
@@ -230,6 +246,9 @@ impl From<PackError> for Failure {
             error @ PackError::Compile { .. } => Self::input("pack.compile", error),
             error @ PackError::Content { .. } => Self::input("pack.content", error)
                 .hint("use --backend exact, which gives the same bytes on any machine"),
+            error @ PackError::NotPeft { .. } => Self::input("pack.content", error),
+            error @ PackError::Layout { .. } => Self::input("pack.layout", error)
+                .hint("copy it again, or write it anew with `t2lc pack export`"),
             error @ PackError::Foreign { .. } => {
                 Self::input("pack.foreign", error).hint("use --force to replace them")
             }

@@ -233,9 +233,11 @@ impl Job<'_> {
                     foreign.push(join(out, &planned.output).display().to_string());
                 }
             }
-            let stored =
-                |known: &LockedAdapter| self.store.contains(&known.content, known.size_bytes);
-            if known.as_ref().is_none_or(|known| write && !stored(known)) {
+            let lost = match &known {
+                Some(known) => write && !self.store.contains(&known.content, known.size_bytes)?,
+                None => true,
+            };
+            if lost {
                 action = Action::Compiled;
             }
             slots.push(Slot { planned, known, action, write });

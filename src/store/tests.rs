@@ -1,14 +1,16 @@
 //! Stores in temporary directories.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fs;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::{fs, io};
 use std::time::{Duration, SystemTime};
 
 use t2lc_runtime::digest::Digest;
 use tempfile::TempDir;
 
+use super::remote::Remote;
 use super::{BLOBS, Kept, RECIPES, Record, Store, default_root};
 
 fn store() -> (TempDir, Store) {
@@ -34,7 +36,7 @@ fn what_is_stored_is_found_again() {
     assert_eq!(fill(&store, b"a"), (recipe, content));
     assert_eq!(store.get(&content).unwrap().as_deref(), Some(&b"a"[..]));
     assert_eq!(store.look_up(&recipe).unwrap(), Some(Record::sample(recipe, b"a")));
-    assert!(store.contains(&content, 1) && !store.contains(&content, 2));
+    assert!(store.contains(&content, 1).unwrap() && !store.contains(&content, 2).unwrap());
     let hex = content.to_hex();
     let path = store.root().join("blobs/sha256").join(&hex[..2]).join(&hex[2..]);
     assert_eq!(fs::read(path).unwrap(), b"a");
@@ -134,4 +136,87 @@ fn the_environment_names_the_place() {
     assert_eq!(root(&cache), Some("/c/t2lc/store".into()));
     assert_eq!(root(&[("T2LC_STORE", "/s"), ("HOME", "/h")]), Some("/s".into()));
     assert_eq!(root(&[("T2LC_STORE", ""), ("HOME", "/h")]), Some("/h/.cache/t2lc/store".into()));
+}
+
+/// A remote store in memory.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Shelf {
+    fn damage(&self) {
+        for bytes in self.0.lock().unwrap().values_mut() {
+            bytes[0] ^= 1;
+        }
+    }
+}
+
+impl Remote for Shelf {
+    fn read(&self, key: &str, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+        let found = self.0.lock().unwrap().get(key).cloned();
+        Ok(found.filter(|bytes| bytes.len() as u64 <= limit_bytes))
+    }
+
+    fn size_bytes(&self, key: &str) -> io::Result<Option<u64>> {
+        Ok(self.0.lock().unwrap().get(key).map(|bytes| bytes.len() as u64))
+    }
+
+    fn write(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap().insert(key.into(), bytes.into());
+        Ok(())
+    }
+
+    fn remove(&self, key: &str) -> io::Result<()> {
+        self.0.lock().unwrap().remove(key);
+        Ok(())
+    }
+}
+
+#[test]
+fn machines_share_what_one_of_them_stored() {
+    let shelf = Arc::new(Shelf::default());
+    let machine = || {
+        let (dir, store) = store();
+        (dir, store.with_remote(Arc::clone(&shelf) as Arc<dyn Remote>))
+    };
+    let (_first_dir, first) = machine();
+    let (recipe, content) = fill(&first, b"abc");
+
+    let (_second_dir, second) = machine();
+    assert_eq!(second.look_up(&recipe).unwrap(), Some(Record::sample(recipe, b"abc")));
+    assert!(second.contains(&content, 3).unwrap());
+    assert_eq!(second.get(&content).unwrap().as_deref(), Some(&b"abc"[..]));
+    shelf.0.lock().unwrap().clear();
+    assert_eq!(second.get(&content).unwrap().as_deref(), Some(&b"abc"[..]), "it is here now");
+    assert!(second.look_up(&recipe).unwrap().is_some());
+}
+
+#[test]
+fn damage_in_a_remote_store_is_removed_and_repaired() {
+    let shelf = Arc::new(Shelf::default());
+    let (_first_dir, first) = store();
+    let first = first.with_remote(Arc::clone(&shelf) as Arc<dyn Remote>);
+    let (recipe, content) = fill(&first, b"abc");
+    shelf.damage();
+
+    let (_second_dir, second) = store();
+    let second = second.with_remote(Arc::clone(&shelf) as Arc<dyn Remote>);
+    assert_eq!(second.look_up(&recipe).unwrap(), None);
+    assert_eq!(second.get(&content).unwrap(), None);
+    assert!(shelf.0.lock().unwrap().is_empty());
+    fill(&second, b"abc");
+    let key = super::key(BLOBS, &content);
+    assert_eq!(shelf.read(&key, 3).unwrap().as_deref(), Some(&b"abc"[..]));
+}
+
+#[test]
+fn a_record_of_another_version_is_replaced_in_a_remote_store() {
+    let shelf = Arc::new(Shelf::default());
+    let (_dir, store) = store();
+    let store = store.with_remote(Arc::clone(&shelf) as Arc<dyn Remote>);
+    let (recipe, _) = fill(&store, b"a");
+    let old = Record { t2lc: "9.9.9".into(), ..Record::sample(recipe, b"a") };
+    store.record(&recipe, &old).unwrap();
+    store.record(&recipe, &Record::sample(recipe, b"a")).unwrap();
+    let bytes = shelf.read(&super::key(RECIPES, &recipe), 1 << 20).unwrap().unwrap();
+    assert_eq!(Record::from_bytes(&bytes, &recipe), Some(Record::sample(recipe, b"a")));
 }

@@ -1,7 +1,7 @@
 //! The store between builds: shared, damaged, divided, collected, and builds that are killed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::{Pack, THREE, counts, files_below, manifest, stderr};
@@ -105,6 +105,69 @@ fn a_pack_divided_among_machines() {
     let report = pack.json(&["pack", "assemble", "--store", "merged"]);
     assert_eq!(counts(&report), [0, 3, 0]);
     pack.done(&["pack", "verify"]);
+}
+
+#[test]
+fn a_killed_shard_is_run_again() {
+    const ADAPTERS: usize = 60;
+    let names: Vec<(String, String)> =
+        (0..ADAPTERS).map(|i| (format!("n{i}"), format!("count the vowels, part {i}"))).collect();
+    let adapters: Vec<(&str, &str)> =
+        names.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let pack = Pack::of(&adapters);
+    let compile = |shard| ["pack", "compile", "--shard", shard, "-j", "1", "-q"];
+    let plan = || pack.json(&["pack", "compile", "--shard", "1/3", "--dry-run"]);
+    let of_shard = plan();
+    let records: Vec<PathBuf> = of_shard["adapters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|adapter| {
+            let hex = adapter["recipe"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+            pack.path("store/recipes/sha256").join(&hex[..2]).join(&hex[2..])
+        })
+        .collect();
+
+    let others = ["0/3", "2/3"].map(|shard| pack.spawn(&compile(shard)));
+    let mut killed = pack.spawn(&compile("1/3"));
+    while !records.iter().any(|record| record.exists()) {
+        assert!(killed.try_wait().unwrap().is_none(), "the shard ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    killed.kill().unwrap(); // SIGKILL: no handler runs
+    killed.wait().unwrap();
+    for shard in others {
+        let output = shard.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+
+    let left = plan();
+    let missing: Vec<&str> = left["adapters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|adapter| adapter["action"] == "compiled")
+        .map(|adapter| adapter["name"].as_str().unwrap())
+        .collect();
+    assert!((1..records.len()).contains(&missing.len()), "{missing:?} of {}", records.len());
+    let said = pack.refused(1, &["pack", "assemble"]);
+    let expected = format!("{} adapters are not in the store: ", missing.len());
+    assert!(said.contains(&expected), "{said}");
+    assert!(missing.iter().all(|name| said.contains(&format!("`{name}`"))), "{said}");
+    assert!(!pack.path("pack.lock").exists() && !pack.path("adapters").exists());
+
+    let again = pack.json(&["pack", "compile", "--shard", "1/3"]);
+    let [compiled, _, unchanged] = counts(&again).map(|count| usize::try_from(count).unwrap());
+    assert_eq!((compiled, unchanged), (missing.len(), records.len() - missing.len()));
+    assert_eq!(counts(&pack.json(&["pack", "assemble"])), [0, ADAPTERS as u64, 0]);
+    pack.done(&["pack", "verify"]);
+    let whole = Pack::of(&adapters);
+    whole.done(&["pack", "build"]);
+    assert_eq!(pack.lock(), whole.lock());
+    for (name, _) in adapters {
+        let file = format!("adapters/{name}.gguf");
+        assert!(pack.read(&file) == whole.read(&file), "{name}");
+    }
 }
 
 /// Copies every file of a store into another.

@@ -52,6 +52,11 @@ pub(crate) fn llama_cpp_dir() -> PathBuf {
     part("llama.cpp")
 }
 
+/// The folder of the Python module that `tests/serve.py` starts llama.cpp's server with.
+pub(crate) fn llama_server_dir() -> PathBuf {
+    part("llama-server")
+}
+
 /// A file or folder below the repository's `fixtures/`.
 ///
 /// # Panics

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use t2lc::pack::PackError;
 use t2lc::pack::build::{Action, Engine, Job, Progress, Report, Rules};
 use t2lc::pack::manifest::Manifest;
 use t2lc::pack::plan::Plan;
@@ -67,7 +68,9 @@ fn run(
     let started = Instant::now();
     let manifest = Manifest::read(&source.file, out)?;
     let bundle = open_bundle(source.bundle.as_deref().or(manifest.model.as_deref()))?;
-    let store = Store::locate(source.store.as_deref()).map_err(t2lc::pack::PackError::from)?;
+    let store = Store::locate(source.store.as_deref())
+        .and_then(|store| store.locate_remote(source.remote.as_deref()))
+        .map_err(PackError::from)?;
     let open = |threads| open_backend(source.backend, source.provider, threads);
     let id = open(1).map_err(Error::from)?.id();
     let plan = Plan::new(&manifest, &bundle, &id);
