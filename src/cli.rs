@@ -11,6 +11,7 @@ pub(crate) mod convert;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod failure;
+pub(crate) mod import;
 pub(crate) mod inspect;
 #[cfg(all(feature = "train", feature = "llama"))]
 pub(crate) mod llama;
@@ -79,6 +80,10 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: store::StoreCommand,
     },
+    /// Read a checkpoint of the reference implementation of Text-to-LoRA
+    #[command(after_help = "Example: t2lc import trained_t2l/mistral_7b_t2l \
+                            --base-config Mistral-7B-Instruct-v0.2/config.json -o mistral")]
+    Import(import::ImportArgs),
     /// Freeze a checkpoint and a text encoder into a bundle
     #[command(after_help = "Example: t2lc export run/step-000500 --encoder all-MiniLM-L6-v2 \
                             --pack fixtures/taskpack -o my.t2lc")]
@@ -141,6 +146,7 @@ impl Command {
     pub(crate) fn wants_json(&self) -> bool {
         match self {
             Self::Compile(args) => args.json,
+            Self::Import(args) => args.json,
             Self::Inspect(args) => args.json,
             Self::Pack { command } => command.wants_json(),
             Self::Store { command } => command.wants_json(),

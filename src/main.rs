@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Try(_) => Err(cli::failure::Failure::without_llama()),
         Command::Inspect(args) => cli::inspect::run(&args),
         Command::Verify(args) => cli::verify::run(&args),
+        Command::Import(args) => cli::import::run(&args, quiet),
         Command::Export(args) => cli::export::run(&args, quiet),
         #[cfg(feature = "train")]
         Command::Train(args) => cli::train::run(&args, quiet),

@@ -15,6 +15,8 @@ mod bundles;
 mod compile;
 #[path = "cli/help.rs"]
 mod help;
+#[path = "cli/import.rs"]
+mod import;
 #[path = "cli/inspect.rs"]
 mod inspect;
 #[path = "cli/outputs.rs"]

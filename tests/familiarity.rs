@@ -76,7 +76,8 @@ fn random_texts() -> Vec<String> {
     const ALPHABET: &[u8; 38] = b"abcdefghijklmnopqrstuvwxyz0123456789  ";
     let mut state = 7u64;
     let mut next = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).unwrap() % below
     };
     let mut text = || -> String {

@@ -21,6 +21,9 @@ use t2lc::base::chat::Chat;
 use t2lc::base::decoder::{Decoder, KvCache};
 use t2lc::base::describe::describe_base;
 use t2lc::base::packed::{PackedBatch, PackedRow};
+use t2lc_export::base::{from_config, from_gguf};
+use t2lc_runtime::base::UNKNOWN_FINGERPRINT;
+use t2lc_runtime::gguf::Gguf;
 
 use support::difference::Difference;
 use support::twin::{gemma_f32_twin, llama_ids};
@@ -187,6 +190,25 @@ fn directories_are_described_like_gguf_files() {
     let gemma = describe_base(&parts::gemma_gguf(), &modules).unwrap();
     assert_eq!((gemma.architecture.as_str(), gemma.layers, gemma.tied_head), ("gemma3", 18, true));
     assert_eq!((gemma.modules[0].in_features, gemma.modules[0].out_features), (640, 1024));
+}
+
+#[test]
+fn a_configuration_alone_describes_what_the_whole_directory_does() {
+    let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let modules = modules.map(str::to_owned);
+    for family in FAMILIES {
+        let dir = parts::fixture(format!("bases/{family}"));
+        let whole = describe_base(&dir, &modules).unwrap();
+        let config = fs::read(dir.join("config.json")).unwrap();
+        let mut alone = from_config(&serde_json::from_slice(&config).unwrap(), family).unwrap();
+        assert_eq!(alone.fingerprint, UNKNOWN_FINGERPRINT);
+        alone.fingerprint.clone_from(&whole.fingerprint);
+        assert_eq!(alone, whole);
+    }
+    let path = parts::gemma_gguf();
+    let bytes = fs::read(&path).unwrap();
+    let whole = describe_base(&path, &modules).unwrap();
+    assert_eq!(from_gguf(&Gguf::parse(&bytes).unwrap(), &whole.name).unwrap(), whole);
 }
 
 /// Longer than Gemma's window of 512 tokens.

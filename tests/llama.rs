@@ -37,11 +37,27 @@ const SENTIMENT: &str = "say whether a movie review is positive or negative";
 
 // What the default bundle adapts in SmolLM2-135M.
 const LAYERS: usize = 30;
-const RANK: u64 = 8;
-const WIDTH: u64 = 576;
-/// GGUF name, Hugging Face name, rows, and heads where llama.cpp interleaves the rows.
-const MODULES: [(&str, &str, u64, Option<usize>); 2] =
-    [("attn_q", "q_proj", 576, Some(9)), ("attn_v", "v_proj", 192, None)];
+const RANK: u64 = 4;
+const MODULES: [Module; 7] = [
+    Module { gguf: "attn_q", peft: "self_attn.q_proj", columns: 576, rows: 576, heads: Some(9) },
+    Module { gguf: "attn_k", peft: "self_attn.k_proj", columns: 576, rows: 192, heads: Some(3) },
+    Module { gguf: "attn_v", peft: "self_attn.v_proj", columns: 576, rows: 192, heads: None },
+    Module { gguf: "attn_output", peft: "self_attn.o_proj", columns: 576, rows: 576, heads: None },
+    Module { gguf: "ffn_gate", peft: "mlp.gate_proj", columns: 576, rows: 1536, heads: None },
+    Module { gguf: "ffn_up", peft: "mlp.up_proj", columns: 576, rows: 1536, heads: None },
+    Module { gguf: "ffn_down", peft: "mlp.down_proj", columns: 1536, rows: 576, heads: None },
+];
+
+/// A linear map of a layer.
+#[derive(Clone, Copy)]
+struct Module {
+    gguf: &'static str,
+    peft: &'static str,
+    columns: u64,
+    rows: u64,
+    /// Heads whose rows llama.cpp interleaves.
+    heads: Option<usize>,
+}
 
 /// An adapter moves some logit by at least this much, so that the comparisons are about something.
 const EFFECT_LARGEST: f64 = 0.1;
@@ -299,11 +315,11 @@ fn foreign(value: &Value) -> GGUFMetadataValue {
 #[test]
 fn a_foreign_reader_finds_the_same_metadata_and_tensors() {
     let sides = |layer: usize| {
-        MODULES.into_iter().flat_map(move |(tensor, _, rows, _)| {
-            let name = format!("blk.{layer}.{tensor}.weight");
+        MODULES.into_iter().flat_map(move |module| {
+            let name = format!("blk.{layer}.{}.weight", module.gguf);
             [
-                (format!("{name}.lora_a"), vec![WIDTH, RANK]),
-                (format!("{name}.lora_b"), vec![RANK, rows]),
+                (format!("{name}.lora_a"), vec![module.columns, RANK]),
+                (format!("{name}.lora_b"), vec![RANK, module.rows]),
             ]
         })
     };
@@ -341,15 +357,15 @@ fn the_peft_directory_has_the_same_matrices_in_hugging_face_order() {
     let weights = SafeTensors::deserialize(&weights).unwrap();
     let adapter = compile(FRENCH, stored_as(Quantization::F32));
     let gguf = Gguf::parse(file(&adapter)).unwrap();
-    assert_eq!((weights.len(), gguf.tensors().len()), (4 * LAYERS, 4 * LAYERS));
+    let tensors = 2 * MODULES.len() * LAYERS;
+    assert_eq!((weights.len(), gguf.tensors().len()), (tensors, tensors));
 
-    for (layer, (tensor, module, _, heads)) in
-        (0..LAYERS).flat_map(|layer| MODULES.map(|module| (layer, module)))
-    {
-        for (side, peft_side, heads) in [("a", "A", None), ("b", "B", heads)] {
-            let name = format!("model.layers.{layer}.self_attn.{module}.lora_{peft_side}.weight");
+    for (layer, module) in (0..LAYERS).flat_map(|layer| MODULES.map(|module| (layer, module))) {
+        for (side, peft_side, heads) in [("a", "A", None), ("b", "B", module.heads)] {
+            let name = format!("model.layers.{layer}.{}.lora_{peft_side}.weight", module.peft);
             let matrix = weights.tensor(&format!("base_model.model.{name}")).unwrap();
-            let stored = gguf.tensor(&format!("blk.{layer}.{tensor}.weight.lora_{side}")).unwrap();
+            let stored = format!("blk.{layer}.{}.weight.lora_{side}", module.gguf);
+            let stored = gguf.tensor(&stored).unwrap();
             let [columns, rows] =
                 [0, 1].map(|axis| usize::try_from(stored.dimensions[axis]).unwrap());
             assert_eq!((matrix.dtype(), matrix.shape()), (Dtype::F32, &[rows, columns][..]));
@@ -365,7 +381,8 @@ fn the_peft_directory_has_the_same_matrices_in_hugging_face_order() {
     // Alpha is the rank: the scale is in the matrices, as in the GGUF file.
     assert_eq!(config["r"], RANK);
     assert_eq!(config["lora_alpha"], RANK);
-    assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "v_proj"]));
+    let names = MODULES.map(|module| module.peft.rsplit('.').next());
+    assert_eq!(config["target_modules"], serde_json::json!(names));
 }
 
 /// Where the GGUF file has a row of the Hugging Face order: row `half · j + i` of a head is its row

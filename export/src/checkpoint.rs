@@ -31,6 +31,8 @@ pub use config::{
 };
 pub use error::{CheckpointError, ShapeMismatch};
 
+pub(crate) use error::faults;
+
 use config::checked_elements;
 
 /// Name of the configuration file inside a checkpoint.
@@ -170,26 +172,36 @@ impl Checkpoint {
         })
     }
 
+    /// The bytes of both files, `(name, bytes)`: [`CONFIG_FILE`], then [`TENSORS_FILE`].
+    ///
+    /// # Errors
+    /// What [`Checkpoint::check`] refuses.
+    pub fn to_files(&self) -> Result<[(&'static str, Vec<u8>); 2], CheckpointError> {
+        self.check()?;
+        let json = |source| CheckpointError::Config { path: CONFIG_FILE.into(), source };
+        let refused = |source| CheckpointError::Safetensors { path: TENSORS_FILE.into(), source };
+        let modules = serde_json::to_string(&self.config.module_names()).map_err(json)?;
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), modules)]);
+        let views = self.tensors.iter().map(|(name, tensor)| (name, LittleEndian(tensor)));
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(refused)?;
+        let mut text = serde_json::to_string_pretty(&self.config).map_err(json)?;
+        text.push('\n');
+        Ok([(CONFIG_FILE, text.into_bytes()), (TENSORS_FILE, bytes)])
+    }
+
     /// Writes both files, creating the directory; existing files are replaced one at a time, each
     /// only once its successor is complete.
     ///
     /// # Errors
     /// What [`Checkpoint::check`] refuses, and files that cannot be written.
     pub fn save(&self, dir: &Path) -> Result<(), CheckpointError> {
-        self.check()?;
+        let [config, tensors] = self.to_files()?;
         fs::create_dir_all(dir)
             .map_err(|source| CheckpointError::Write { path: dir.to_owned(), source })?;
-        let path = dir.join(TENSORS_FILE);
-        let json = |source| CheckpointError::Config { path: dir.join(CONFIG_FILE), source };
-        let modules = serde_json::to_string(&self.config.module_names()).map_err(json)?;
-        let metadata = HashMap::from([(METADATA_KEY.to_owned(), modules)]);
-        let views = self.tensors.iter().map(|(name, tensor)| (name, LittleEndian(tensor)));
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|source| CheckpointError::Safetensors { path: path.clone(), source })?;
-        write_whole(&path, &bytes)?;
-        let mut text = serde_json::to_string_pretty(&self.config).map_err(json)?;
-        text.push('\n');
-        write_whole(&dir.join(CONFIG_FILE), text.as_bytes())
+        for (name, bytes) in [tensors, config] {
+            write_whole(&dir.join(name), &bytes)?;
+        }
+        Ok(())
     }
 }
 
@@ -248,7 +260,7 @@ fn shapes(tensors: &BTreeMap<String, NamedTensor>) -> impl Iterator<Item = (&str
 }
 
 /// Renames `mixer.0` and `mixer.3` unless the names they stand for are taken.
-fn without_aliases<T>(mut tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
+pub(crate) fn without_aliases<T>(mut tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
     for (alias, name) in [("mixer.0", "mixer.1"), ("mixer.3", "mixer.4")] {
         for part in ["weight", "bias"] {
             let full = format!("{name}.{part}");
@@ -262,7 +274,8 @@ fn without_aliases<T>(mut tensors: BTreeMap<String, T>) -> BTreeMap<String, T> {
     tensors
 }
 
-fn check_layout<'a>(
+/// Compares names and shapes with those of a configuration, whose sizes must have been validated.
+pub(crate) fn check_layout<'a>(
     config: &HypernetConfig,
     found: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> Result<(), CheckpointError> {

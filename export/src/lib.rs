@@ -1,10 +1,13 @@
 //! Freezes a trained hypernetwork and a text encoder into the bundle that `t2lc-runtime` loads.
 //!
-//! [`checkpoint`] is what training writes. [`encoder`] and [`hypernet`] build the two ONNX graphs
-//! with [`graph::GraphBuilder`], whose operations are the ones that ONNX Runtime and tract both
-//! compute right ([`check`] enforces it). [`freeze`] puts graphs, tokenizer and the table of
-//! training descriptions into a bundle directory. Equal inputs give equal bytes.
+//! [`checkpoint`] is what training writes; [`import`] makes one of a checkpoint of the reference
+//! implementation, with [`base`] to describe a base without its weights. [`encoder`] and
+//! [`hypernet`] build the two ONNX graphs with [`graph::GraphBuilder`], whose operations are the
+//! ones that ONNX Runtime and tract both compute right ([`check`] enforces it). [`freeze`] puts
+//! graphs, tokenizer and the table of training descriptions into a bundle directory. Equal inputs
+//! give equal bytes.
 
+pub mod base;
 pub mod check;
 pub mod checkpoint;
 pub mod encoder;
@@ -12,4 +15,5 @@ pub mod error;
 pub mod freeze;
 pub mod graph;
 pub mod hypernet;
+pub mod import;
 pub mod weights;

@@ -6,6 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Stands for the fingerprint of a base of which only the sizes are known. Nothing can be compared
+/// with it, and no base has it.
+pub const UNKNOWN_FINGERPRINT: &str = "unknown";
+
 /// One adapted linear map per layer, in Hugging Face terms: `y = W x`, `W [out_features, in_features]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,7 +67,8 @@ pub struct BaseModel {
     pub layers: usize,
     /// Whether the output head shares the token embedding's weight.
     pub tied_head: bool,
-    /// Fingerprint of the norm vectors, `sha256:<hex>`; see [`crate::fingerprint`].
+    /// Fingerprint of the norm vectors, `sha256:<hex>`, see [`crate::fingerprint`]; or
+    /// [`UNKNOWN_FINGERPRINT`].
     pub fingerprint: String,
     /// Adapted modules. The order is the type index of the hypernetwork: never sort it.
     pub modules: Vec<TargetModule>,

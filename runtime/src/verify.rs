@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::UNKNOWN_FINGERPRINT;
 use crate::digest::Digest;
 use crate::fingerprint::base_fingerprint;
 use crate::gguf::{Gguf, Value};
@@ -15,12 +16,16 @@ use crate::write::tensors_digest;
 /// Keys that say how an adapter was compiled; files of other programs and plain adapters lack them.
 const ORIGIN_KEYS: [&str; 3] = ["t2lc.recipe", "t2lc.bundle", "t2lc.backend"];
 
+/// Said in place of a comparison with a base whose fingerprint nobody recorded.
+pub const NOT_COMPARED: &str = "base fingerprint unknown, not compared";
+
 /// What was found; sound if there are no problems.
 #[derive(Debug, Clone, Default)]
 pub struct Verification {
     /// What is wrong, in words, most telling first.
     pub problems: Vec<String>,
-    /// What was checked and holds; then, if any, the keys on its origin that the file lacks.
+    /// What was checked and holds; then, if any, the keys on its origin that the file lacks, and
+    /// [`NOT_COMPARED`].
     pub checked: Vec<String>,
 }
 
@@ -148,14 +153,16 @@ pub fn verify_against_base(adapter: &Gguf<'_>, base: &Gguf<'_>) -> Verification 
         )
     });
     check_shapes(adapter, base, &mut found);
-    if let Some(recorded) = adapter.get("t2lc.base.fingerprint").and_then(Value::as_str) {
-        match (recorded.parse::<Digest>(), base_fingerprint(base)) {
+    match adapter.get("t2lc.base.fingerprint").and_then(Value::as_str) {
+        None => {}
+        Some(UNKNOWN_FINGERPRINT) => found.checked.push(NOT_COMPARED.into()),
+        Some(recorded) => match (recorded.parse::<Digest>(), base_fingerprint(base)) {
             (Ok(recorded), Ok(got)) => found.expect(recorded == got, "base fingerprint", || {
                 format!("the base's fingerprint is {got}, the adapter was made for {recorded}: another model, even if names and shapes agree")
             }),
             (Err(e), _) => found.problems.push(format!("`t2lc.base.fingerprint`: {e}")),
             (_, Err(e)) => found.problems.push(format!("the base has no fingerprint: {e}")),
-        }
+        },
     }
     found
 }

@@ -286,12 +286,12 @@ pub fn tensors_digest(gguf: &crate::gguf::Gguf<'_>) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::{WriteError, plain_gguf_adapter};
-    use crate::base::{BaseModel, TargetModule};
+    use crate::base::{BaseModel, TargetModule, UNKNOWN_FINGERPRINT};
     use crate::fingerprint::base_fingerprint;
     use crate::generate::LoraPair;
     use crate::gguf::{GgmlType, Gguf, GgufWriter, Value};
     use crate::quantize::Quantization;
-    use crate::verify::{verify_adapter, verify_against_base};
+    use crate::verify::{NOT_COMPARED, verify_adapter, verify_against_base};
 
     /// A base of one layer, 4 in and 8 out, as a file.
     fn base_file(architecture: &str) -> Vec<u8> {
@@ -350,6 +350,18 @@ mod tests {
         assert_eq!(against.problems, Vec::<String>::new());
         let other = base_file("qwen2");
         assert!(!verify_against_base(&adapter, &Gguf::parse(&other).unwrap()).is_sound());
+    }
+
+    #[test]
+    fn an_adapter_for_a_base_without_fingerprint_says_so() {
+        let file = base_file("llama");
+        let mut base = base(&file);
+        UNKNOWN_FINGERPRINT.clone_into(&mut base.fingerprint);
+        let bytes = write(pair(), &base).unwrap();
+        let adapter = Gguf::parse(&bytes).unwrap();
+        let found = verify_against_base(&adapter, &Gguf::parse(&file).unwrap());
+        assert!(found.is_sound(), "{found:?}");
+        assert!(found.checked.contains(&NOT_COMPARED.to_owned()), "{found:?}");
     }
 
     #[test]

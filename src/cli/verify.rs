@@ -6,13 +6,14 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use serde_json::{Value as Json, json};
 use t2lc_runtime::backend;
+use t2lc_runtime::base::UNKNOWN_FINGERPRINT;
 use t2lc_runtime::bundle::{Bundle, FILES, MANIFEST};
 use t2lc_runtime::error::Error;
 use t2lc_runtime::fingerprint::base_fingerprint;
 use t2lc_runtime::gguf::Gguf;
 use t2lc_runtime::peft;
 use t2lc_runtime::rebuild::{Origin, Rebuilt, rebuild};
-use t2lc_runtime::verify::{Verification, verify_adapter, verify_against_base};
+use t2lc_runtime::verify::{NOT_COMPARED, Verification, verify_adapter, verify_against_base};
 
 use super::VerifyArgs;
 use super::compile::open_bundle;
@@ -143,7 +144,9 @@ fn verify_bundle(args: &VerifyArgs) -> Result<Verification, Failure> {
             .map_err(|error| Failure::input("verify.base", error))?
             .to_string();
         let expected = &bundle.manifest.base.fingerprint;
-        if got == *expected {
+        if expected == UNKNOWN_FINGERPRINT {
+            found.checked.push(NOT_COMPARED.into());
+        } else if got == *expected {
             found.checked.push("base fingerprint".into());
         } else {
             found.problems.push(format!(

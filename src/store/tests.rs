@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::{fs, io};
 use std::time::{Duration, SystemTime};
+use std::{fs, io};
 
 use t2lc_runtime::digest::Digest;
 use tempfile::TempDir;
@@ -98,9 +98,11 @@ fn collecting_keeps_what_is_named_and_nothing_foreign_is_touched() {
     let keep = Kept::Contents(BTreeSet::from([kept]));
     let planned = store.collect(&keep, true).unwrap();
     assert_eq!((planned.blobs, planned.records, planned.kept), (1, 1, 1));
-    assert!(store.contains(&gone, 4), "a dry run removes nothing");
+    assert!(store.contains(&gone, 4).unwrap(), "a dry run removes nothing");
     assert_eq!(store.collect(&keep, false).unwrap(), planned);
-    assert!(!store.contains(&gone, 4) && store.contains(&kept, 4) && foreign.exists());
+    assert!(
+        !store.contains(&gone, 4).unwrap() && store.contains(&kept, 4).unwrap() && foreign.exists()
+    );
     assert_eq!(store.look_up(&recipe).unwrap(), None);
     assert_eq!(store.collect(&keep, false).unwrap().blobs, 0);
 }
@@ -119,7 +121,11 @@ fn collecting_by_age_spares_what_was_used() {
     store.get(&used).unwrap();
     let collected = store.collect(&Kept::UsedWithin(Duration::from_hours(24 * 30)), false).unwrap();
     assert_eq!((collected.blobs, collected.kept, collected.temporary), (1, 1, 1));
-    assert!(store.contains(&used, 4) && !store.contains(&old, 3) && !temporary.exists());
+    assert!(
+        store.contains(&used, 4).unwrap()
+            && !store.contains(&old, 3).unwrap()
+            && !temporary.exists()
+    );
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn the_help_is_a_page() {
       verify    Check an adapter or a bundle, and whether an adapter fits a base
       pack      Build many adapters from one file, reproducibly
       store     Look after the store of compiled adapters
+      import    Read a checkpoint of the reference implementation of Text-to-LoRA
       export    Freeze a checkpoint and a text encoder into a bundle
       train     Train a hypernetwork on a frozen base
       eval      Score a bundle on the held-out tasks of a task pack
@@ -144,6 +145,7 @@ fn the_manual_is_one_page_on_stdout_or_one_per_verb_in_a_folder() {
         "-convert",
         "-eval",
         "-export",
+        "-import",
         "-inspect",
         "-pack",
         "-pack-assemble",

@@ -124,7 +124,12 @@ pub enum CheckpointError {
     },
 }
 
-fn faults(missing: &[String], unexpected: &[String], wrong_shape: &[ShapeMismatch]) -> String {
+/// Every fault of a layout, each list behind a semicolon.
+pub(crate) fn faults(
+    missing: &[String],
+    unexpected: &[String],
+    wrong_shape: &[ShapeMismatch],
+) -> String {
     let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect();
     let lists: [(&str, Vec<String>); 3] = [
         ("missing", quoted(missing)),

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use super::{Demand, Difference, Origin, RebuildError, Rebuilt, rebuild};
 use crate::backend::{Backend, BackendError, BackendKind, Graph, Provider, Tensor};
+use crate::base::TargetModule;
 use crate::bundle::Bundle;
 use crate::compile::{CompileOptions, compile_once};
 use crate::describe::Description;
@@ -48,12 +49,19 @@ impl Graph for MadeUp {
     ) -> Result<Vec<Tensor>, BackendError> {
         let input = Digest::of(format!("{:?}", inputs[0].1).as_bytes());
         let seed = u64::from_le_bytes(*input.as_bytes().first_chunk().unwrap());
+        let manifest = &BUNDLE.manifest;
         let output = |name: &&str| {
-            let (shape, size, noise) = match *name {
-                "task_embedding" => (vec![1, 384], 1.0, 0.0),
-                "q_proj.lora_b" => (vec![1, 30, 576, 8], 0.3, self.noise),
-                "v_proj.lora_b" => (vec![1, 30, 192, 8], 0.3, self.noise),
-                _ => (vec![1, 30, 8, 576], 1.0, self.noise),
+            let (shape, size, noise) = match name.split_once('.') {
+                None => (vec![1, manifest.encoder.embedding_size], 1.0, 0.0),
+                Some((module, matrix)) => {
+                    let (layers, rank) = (manifest.base.layers, manifest.hypernet.rank);
+                    let is_named = |target: &&TargetModule| target.name == module;
+                    let target = manifest.base.modules.iter().find(is_named).unwrap();
+                    match matrix {
+                        "lora_a" => (vec![1, layers, rank, target.in_features], 1.0, self.noise),
+                        _ => (vec![1, layers, target.out_features, rank], 0.3, self.noise),
+                    }
+                }
             };
             let values = numbers(seed, shape.iter().product(), size, noise);
             Tensor::F32 { shape, values }
@@ -165,7 +173,7 @@ fn one_bit_of_one_tensor_is_found() {
         else {
             panic!("{quantization}: {:?}", found.differences);
         };
-        assert_eq!(tensor, "blk.29.attn_v.weight.lora_b");
+        assert_eq!(tensor, "blk.29.ffn_down.weight.lora_b");
         assert_eq!((*differing, *values, *allowed), (1, 192 * 8, 0.0));
         assert!(*error > 0.0 && found.largest_error >= *error);
         let said = found.differences[0].to_string();

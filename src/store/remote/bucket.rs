@@ -30,8 +30,9 @@ impl Bucket {
         };
         let parsed = Url::parse(url).map_err(|error| invalid(&error))?;
         // Variables that are not text are no options of anybody's.
-        let options = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let options = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
         let (objects, prefix) =
             parse_url_opts(&parsed, options).map_err(|error| invalid(&error))?;
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
