@@ -3,8 +3,8 @@
 //! nothing.
 
 #![cfg(feature = "embedded-bundle")]
-// The helpers of a test fail as a test does.
-#![allow(clippy::unwrap_used)]
+// The helpers of a test fail as a test does; the shares are worth seeing with --nocapture.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::path::Path;
 

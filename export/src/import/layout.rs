@@ -138,7 +138,9 @@ fn chosen(
 ) -> Result<Vec<String>, ImportError> {
     if let ModuleOrder::Given(modules) = order {
         let mut sides = [modules.clone(), heads.to_vec()];
-        sides.iter_mut().for_each(|side| side.sort_unstable());
+        for side in &mut sides {
+            side.sort_unstable();
+        }
         if sides[0] != sides[1] {
             let (expected, got) = (heads.to_vec(), modules.clone());
             return Err(ImportError::ModuleOrder { expected, got });
@@ -264,7 +266,9 @@ fn compare(
     }
     if let Some(listed) = &settings.target_modules {
         let mut sides = [listed.clone(), recovered.to_vec()];
-        sides.iter_mut().for_each(|side| side.sort_unstable());
+        for side in &mut sides {
+            side.sort_unstable();
+        }
         if sides[0] != sides[1] {
             problems.push(format!(
                 "{ADAPTER_FILE}: `target_modules` are {listed:?}, the heads are for {recovered:?}"

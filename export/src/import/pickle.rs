@@ -11,7 +11,7 @@
 //! opcode makes at most one entry of a table, so that the caller bounds memory by the length of the
 //! pickle; stack, marks and memo have bounds of their own.
 //!
-//! Source: CPython's `Lib/pickletools.py` for the opcodes; the pickles of PyTorch 2.
+//! Source: Python's `Lib/pickletools.py` for the opcodes; the pickles of PyTorch 2.
 
 mod calls;
 mod input;

@@ -1,6 +1,6 @@
 //! The opcodes of Python's pickles: codes and names, those included that are only ever refused.
 //!
-//! Source: the documentation strings of CPython's `Lib/pickletools.py`, protocols 0 to 5.
+//! Source: the documentation strings of Python's `Lib/pickletools.py`, protocols 0 to 5.
 
 macro_rules! opcodes {
     ($($name:ident = $code:literal),+ $(,)?) => {
