@@ -136,22 +136,32 @@ impl Store {
     /// # Errors
     /// If the system or the remote store fails, here and below.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let content = Digest::of(bytes);
+        self.put_as(&content, bytes)?;
+        Ok(content)
+    }
+
+    /// As [`Store::put`], for bytes whose digest is known: it is not computed again. Bytes of another
+    /// digest would be removed when they are read.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn put_as(&self, content: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let size_bytes = bytes.len() as u64;
         if size_bytes > MAX_BLOB_BYTES {
             return Err(StoreError::TooLarge { bytes: size_bytes });
         }
-        let content = Digest::of(bytes);
-        if self.get_here(&content)?.is_none() {
-            self.write(&self.place(BLOBS, &content), bytes)?;
+        if self.get_here(content)?.is_none() {
+            self.write(&self.place(BLOBS, content), bytes)?;
         }
         if let Some(remote) = &self.remote {
-            let (remote, key) = (remote.as_ref(), key(BLOBS, &content));
+            let (remote, key) = (remote.as_ref(), key(BLOBS, content));
             let there = remote.size_bytes(&key).map_err(|e| failed_remote("ask", e))?;
             if there != Some(size_bytes) {
                 upload(remote, &key, bytes)?;
             }
         }
-        Ok(content)
+        Ok(())
     }
 
     /// The bytes of a digest. Bytes that do not have it are removed, and are none.

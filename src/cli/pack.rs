@@ -4,7 +4,9 @@ mod build;
 mod diff;
 mod export;
 mod init;
+mod locked;
 mod serve_args;
+mod stored;
 mod verify;
 
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use t2lc_runtime::backend::{BackendKind, Provider};
 use t2lc_runtime::error::Error;
 
 use super::failure::{Failure, Outcome};
+use stored::StoreArgs;
 
 /// What to do with a pack.
 #[derive(Debug, Subcommand)]
@@ -79,13 +82,8 @@ pub(crate) struct SourceArgs {
     /// Execution provider of the ort backend: auto, cpu, cuda, coreml, xnnpack, nnapi, qnn, directml
     #[arg(long, default_value_t = Provider::Auto)]
     provider: Provider,
-    /// Directory of the store [default: what T2LC_STORE says, or t2lc/store in the user's cache]
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
-    /// Store behind it that machines share, for example s3://bucket/adapters or file:///srv/adapters
-    /// [default: what T2LC_REMOTE says]
-    #[arg(long, value_name = "URL")]
-    remote: Option<String>,
+    #[command(flatten)]
+    stores: StoreArgs,
     /// Adapters that are compiled at once [default: one per core]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -187,9 +185,8 @@ pub(crate) struct DiffArgs {
     /// Directory with the files of the new lock; the store is asked as well
     #[arg(long, value_name = "DIR")]
     new_dir: Option<PathBuf>,
-    /// Directory of the store [default: what T2LC_STORE says, or t2lc/store in the user's cache]
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    stores: StoreArgs,
     /// The same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,

@@ -198,3 +198,20 @@ fn collecting_keeps_what_packs_need() {
     assert_eq!(pack.run(&["store", "gc"]).status.code(), Some(2));
     pack.done(&["pack", "build", "--frozen"]);
 }
+
+#[cfg(feature = "remote")]
+#[test]
+fn another_machine_exports_from_the_shared_store() {
+    let pack = Pack::of(&THREE);
+    let remote = format!("file://{}", pack.path("bucket").display());
+    pack.done(&["pack", "build", "--remote", &remote]);
+    pack.done(&["pack", "export", "--oci", "here.oci"]);
+    fs::remove_dir_all(pack.path("adapters")).unwrap();
+    let elsewhere = ["pack", "export", "--oci", "there.oci", "--store", "empty"];
+    let said = pack.refused(1, &elsewhere);
+    assert!(said.contains("legal"), "{said}");
+    pack.done(&[&elsewhere[..], &["--remote", &remote]].concat());
+    let index = |layout: &str| pack.read(&format!("{layout}/index.json"));
+    assert!(index("here.oci") == index("there.oci"));
+    pack.done(&["pack", "verify", "there.oci", "--lock", "pack.lock"]);
+}

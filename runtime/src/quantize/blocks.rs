@@ -34,10 +34,11 @@ pub(super) struct HalfOverflow(pub(super) f32);
 
 /// Appends a block of `q8_0`.
 pub(super) fn quantize_q8_0(block: &Block, out: &mut Vec<u8>) -> Result<(), HalfOverflow> {
-    let scale = largest(block).abs() / 127.0;
+    let magnitude = block.iter().fold(0.0_f32, |magnitude, value| magnitude.max(value.abs()));
+    let scale = magnitude / 127.0;
     let inverse = reciprocal(scale);
     out.extend(half_bytes(scale)?);
-    out.extend(block.iter().map(|value| rounded(value * inverse).cast_unsigned()));
+    out.extend_from_slice(&block.map(|value| rounded(value * inverse).cast_unsigned()));
     Ok(())
 }
 
@@ -157,10 +158,16 @@ fn reciprocal(scale: f32) -> f32 {
     if reciprocal.is_finite() { reciprocal } else { 0.0 }
 }
 
+/// The largest float below a half.
+const BELOW_HALF: f32 = 0.499_999_97;
+
 /// Nearest integer, halves away from zero. Callers pass at most 127 in magnitude.
-#[allow(clippy::cast_possible_truncation, reason = "the cast saturates")]
+///
+/// Adding a half before cutting would round the float below a half up to 1, since the sum does; with
+/// the float below it, halves still reach the next integer. [`f32::round`] is a call on most CPUs.
+#[allow(clippy::cast_possible_truncation, reason = "at most 127 in magnitude")]
 fn rounded(value: f32) -> i8 {
-    value.round() as i8
+    (value + BELOW_HALF.copysign(value)) as i32 as i8
 }
 
 /// Integer part, at most `max`. Callers pass nothing negative.
@@ -206,7 +213,7 @@ fn half_value(bytes: [u8; 2]) -> f32 {
 mod tests {
     use super::{
         BLOCK_LEN, dequantize_q4_0, dequantize_q5_1, pack, quantize_q4_0, quantize_q5_1,
-        quantize_q8_0, unpack,
+        quantize_q8_0, rounded, unpack,
     };
 
     #[test]
@@ -255,6 +262,21 @@ mod tests {
         let mut out = Vec::new();
         quantize_q8_0(&[1e-40; BLOCK_LEN], &mut out).unwrap();
         assert_eq!(out, [0; 34]);
+    }
+
+    #[test]
+    fn rounding_is_that_of_the_standard_library() {
+        // All around every half, and one float in 997 up to 127.5.
+        let halves = (0..255_u16).flat_map(|n| {
+            let bits = (f32::from(n) / 2.0).to_bits();
+            bits.saturating_sub(3)..bits + 4
+        });
+        for bits in halves.chain((0..=127.49_f32.to_bits()).step_by(997)) {
+            let value = f32::from_bits(bits);
+            for value in [value, -value] {
+                assert_eq!(f32::from(rounded(value)), value.round(), "{value}");
+            }
+        }
     }
 
     #[test]

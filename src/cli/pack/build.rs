@@ -6,12 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use t2lc::pack::PackError;
 use t2lc::pack::build::{Action, Engine, Job, Progress, Report, Rules};
 use t2lc::pack::manifest::Manifest;
 use t2lc::pack::plan::Plan;
 use t2lc::pack::stale::{Change, Kind};
-use t2lc::store::Store;
 use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::backend::{self, Backend, BackendError, BackendKind, Provider};
 use t2lc_runtime::error::Error;
@@ -68,9 +66,7 @@ fn run(
     let started = Instant::now();
     let manifest = Manifest::read(&source.file, out)?;
     let bundle = open_bundle(source.bundle.as_deref().or(manifest.model.as_deref()))?;
-    let store = Store::locate(source.store.as_deref())
-        .and_then(|store| store.locate_remote(source.remote.as_deref()))
-        .map_err(PackError::from)?;
+    let store = source.stores.open()?;
     let open = |threads| open_backend(source.backend, source.provider, threads);
     let id = open(1).map_err(Error::from)?.id();
     let plan = Plan::new(&manifest, &bundle, &id);

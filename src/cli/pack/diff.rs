@@ -1,24 +1,21 @@
 //! `t2lc pack diff`: two locks side by side, as text, as Markdown or as JSON.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use serde_json::json;
-use t2lc::pack::PackError;
 use t2lc::pack::diff::{Changed, PackDiff, Places, diff};
-use t2lc::pack::lock::Lock;
-use t2lc::store::{NearTask, Store};
+use t2lc::store::NearTask;
 
-use super::super::failure::{Failure, Outcome};
+use super::super::failure::Outcome;
 use super::super::output::{print_json, print_text};
-use super::{DiffArgs, DiffFormat};
+use super::{DiffArgs, DiffFormat, locked};
 
 /// Runs the verb.
 pub(super) fn run(args: &DiffArgs) -> Outcome {
-    let (old, new) = (read(&args.old)?, read(&args.new)?);
+    let (old, new) = (locked::read(&args.old)?, locked::read(&args.new)?);
     let places = Places {
         // Without a store, the directories may be enough.
-        store: Store::locate(args.store.as_deref()).ok(),
+        store: args.stores.open_any()?,
         old: args.old_dir.clone(),
         new: args.new_dir.clone(),
     };
@@ -37,11 +34,6 @@ fn print_found(found: &PackDiff) -> std::io::Result<()> {
         "schema": 1, "added": found.added, "removed": found.removed, "changed": found.changed,
         "unchanged": found.unchanged,
     }))
-}
-
-fn read(path: &Path) -> Result<Lock, Failure> {
-    let missing = || PackError::NoLock { path: path.to_owned() };
-    Ok(Lock::read(path)?.ok_or_else(missing)?)
 }
 
 fn text(found: &PackDiff) -> String {

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
-use t2lc::pack::PackError;
-use t2lc::pack::lock::{self, Lock};
+use t2lc::pack::lock;
 use t2lc::pack::oci::{
     DEFAULT_TAG, PORTABLE_MANIFEST_BYTES, Source, Tag, export, export_statement,
 };
-use t2lc::store::Store;
 use t2lc_runtime::atomic::{AtomicWriteError, write_atomically};
 use t2lc_runtime::error::Error;
 
 use super::super::failure::{Failure, Outcome};
 use super::super::output::{human_bytes, print_json, say};
+use super::locked;
+use super::stored::StoreArgs;
 
 /// What `--help` ends with.
 pub(super) const AFTER_HELP: &str = "\
@@ -43,9 +43,8 @@ pub(crate) struct ExportArgs {
     /// Directory of the files, asked before the store [default: the one that the lock names]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Directory of the store [default: what T2LC_STORE says, or t2lc/store in the user's cache]
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
+    #[command(flatten)]
+    stores: StoreArgs,
     /// Name of the pack in the layout
     #[arg(long, value_name = "TAG", default_value = DEFAULT_TAG)]
     tag: Tag,
@@ -59,11 +58,9 @@ pub(crate) struct ExportArgs {
 
 /// Runs the verb.
 pub(super) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
-    let missing = || PackError::NoLock { path: args.lock.clone() };
-    let lock = Lock::read(&args.lock)?.ok_or_else(missing)?;
-    let beside = || args.lock.parent().unwrap_or(&args.lock).join(&lock.out);
-    let directory = args.directory.clone().unwrap_or_else(beside);
-    let store = Store::locate(args.store.as_deref()).map_err(PackError::from)?;
+    let lock = locked::read(&args.lock)?;
+    let directory = locked::directory(&args.lock, &lock, args.directory.as_deref());
+    let store = args.stores.open()?;
     let source = Source { directory: &directory, store: &store };
     if let Some(file) = &args.statement {
         refuse_existing(file, args.force)?;

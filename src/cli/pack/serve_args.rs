@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use t2lc::pack::PackError;
 use t2lc::pack::check::check;
 use t2lc::pack::lock::{self, Lock, LockedBundle};
 use t2lc::pack::serve::{ServeError, Serving, shell_line};
@@ -16,6 +15,7 @@ use t2lc_runtime::gguf::Gguf;
 
 use super::super::failure::{Failure, Outcome};
 use super::super::output::{print_json, print_text, say};
+use super::locked;
 
 /// Most adapters whose requests are printed together: each of them lists them all.
 const MAX_REQUESTS: usize = 256;
@@ -42,10 +42,8 @@ pub(crate) struct ServeArgs {
 
 /// Runs the verb.
 pub(super) fn run(args: &ServeArgs, quiet: bool) -> Outcome {
-    let missing = || PackError::NoLock { path: args.lock.clone() };
-    let lock = Lock::read(&args.lock)?.ok_or_else(missing)?;
-    let beside = || args.lock.parent().unwrap_or(&args.lock).join(&lock.out);
-    let directory = args.directory.clone().unwrap_or_else(beside);
+    let lock = locked::read(&args.lock)?;
+    let directory = locked::directory(&args.lock, &lock, args.directory.as_deref());
     let serving = Serving::new(&lock, &directory)?;
     expect_files(&lock, &directory)?;
     let base = match &args.base {

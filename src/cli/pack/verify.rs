@@ -6,12 +6,12 @@ use anyhow::anyhow;
 use serde_json::json;
 use t2lc::pack::PackError;
 use t2lc::pack::check::check;
-use t2lc::pack::lock::{self, Lock};
+use t2lc::pack::lock;
 use t2lc::pack::oci::{check_layout, is_layout};
 
 use super::super::failure::{Failure, Outcome};
 use super::super::output::{print_json, print_text};
-use super::VerifyArgs;
+use super::{VerifyArgs, locked};
 
 /// Runs the verb.
 pub(super) fn run(args: &VerifyArgs) -> Outcome {
@@ -23,9 +23,8 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
 
 fn verify_files(args: &VerifyArgs) -> Outcome {
     let path = args.lock.as_deref().unwrap_or(Path::new(lock::FILE));
-    let lock = read(path)?;
-    let beside = || path.parent().unwrap_or(path).join(&lock.out);
-    let directory = args.directory.clone().unwrap_or_else(beside);
+    let lock = locked::read(path)?;
+    let directory = locked::directory(path, &lock, args.directory.as_deref());
     let findings = check(&lock, &directory)?;
     let wrong: Vec<String> =
         findings.iter().filter(|f| !f.is_right()).map(ToString::to_string).collect();
@@ -49,7 +48,7 @@ fn verify_files(args: &VerifyArgs) -> Outcome {
 
 /// A layout carries its own lock; one that is given must be the same.
 fn verify_layout(args: &VerifyArgs, directory: &Path) -> Outcome {
-    let lock = args.lock.as_deref().map(read).transpose()?;
+    let lock = args.lock.as_deref().map(locked::read).transpose()?;
     let found = check_layout(directory, lock.as_ref())?;
     let (shown, is_sound) = (directory.display(), found.problems.is_empty());
     if args.json {
@@ -79,9 +78,4 @@ fn verify_layout(args: &VerifyArgs, directory: &Path) -> Outcome {
     }
     let error = PackError::Layout { path: directory.to_owned(), problems: found.problems };
     Err(Failure::from(error).answered(args.json))
-}
-
-fn read(path: &Path) -> Result<Lock, Failure> {
-    let missing = || PackError::NoLock { path: path.to_owned() };
-    Ok(Lock::read(path)?.ok_or_else(missing)?)
 }

@@ -1,13 +1,14 @@
 //! Compiles many adapters side by side, each into the store as soon as it is there.
 //!
 //! In: planned adapters, a bundle, a backend. Out: their records. The graphs are loaded once; every
-//! worker holds one adapter at a time, so memory does not grow with the number of adapters.
+//! worker holds one adapter at a time, so memory does not grow with the number of adapters. There
+//! are more workers than may compute at once: the others wait for the disk or the shared store.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,10 @@ use t2lc_runtime::error::Error;
 use crate::pack::PackError;
 use crate::pack::plan::Planned;
 use crate::store::{Record, Store};
+
+/// Workers for each one that may compute. A store syncs what it writes; with one worker each, half of
+/// the time went into that.
+const WORKERS_PER_JOB: usize = 4;
 
 /// What compiles, should anything have to be compiled.
 #[derive(Clone, Copy)]
@@ -59,6 +64,35 @@ impl Progress<'_> {
     }
 }
 
+/// Lets so many workers compute at once.
+struct Permits {
+    free: Mutex<usize>,
+    returned: Condvar,
+}
+
+impl Permits {
+    fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count), returned: Condvar::new() }
+    }
+
+    /// Waits for a permit, which is given back when it is dropped.
+    fn wait(&self) -> Permit<'_> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.returned.wait_while(free, |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Permit(self)
+    }
+}
+
+struct Permit<'a>(&'a Permits);
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.returned.notify_one();
+    }
+}
+
 /// What the workers have together.
 #[derive(Default)]
 struct Done {
@@ -80,18 +114,18 @@ pub(super) fn compile_all(
         return Ok(BTreeMap::new());
     }
     let jobs = engine.jobs.max(1);
-    let workers = jobs.min(total);
+    let workers = jobs.saturating_mul(WORKERS_PER_JOB).min(total);
     // A single adapter has all threads for itself; several have one each.
-    let backend = (engine.open)(if workers == 1 { jobs } else { 1 }).map_err(Error::from)?;
+    let backend = (engine.open)(if total == 1 { jobs } else { 1 }).map_err(Error::from)?;
     let compiler = Compiler::new(engine.bundle.clone(), backend.as_ref())?;
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (next, stop, permits) = (AtomicUsize::new(0), AtomicBool::new(false), Permits::new(jobs));
     let done = Mutex::new(Done::default());
     let started = Instant::now();
     let work = || {
         while !stop.load(Ordering::Relaxed) {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(planned) = adapters.get(index) else { return };
-            let outcome = compile_one(&compiler, planned, store);
+            let outcome = compile_one(&compiler, &permits, planned, store);
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             match outcome {
                 Ok(record) => {
@@ -135,11 +169,18 @@ pub(super) fn compile_all(
     Ok(records)
 }
 
-fn compile_one(compiler: &Compiler, planned: &Planned, store: &Store) -> Result<Record, PackError> {
+fn compile_one(
+    compiler: &Compiler,
+    permits: &Permits,
+    planned: &Planned,
+    store: &Store,
+) -> Result<Record, PackError> {
+    let permit = permits.wait();
     let adapter = compiler.compile(&planned.description, planned.options)?;
+    drop(permit);
     let record = Record::of(&adapter);
     // The bytes come first: a record without bytes is one that nobody can use.
-    store.put(&adapter.content_bytes())?;
+    store.put_as(&adapter.content, &adapter.content_bytes())?;
     store.record(&planned.recipe, &record)?;
     Ok(record)
 }
