@@ -267,14 +267,17 @@ pub(crate) struct VerifyArgs {
 /// Options of `export`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Checkpoint directory that training wrote
+    /// Checkpoint directory that training or import wrote
     pub(crate) checkpoint: PathBuf,
     /// Hugging Face directory of the text encoder
     #[arg(long, value_name = "DIR")]
     pub(crate) encoder: PathBuf,
     /// Task pack the checkpoint was trained on
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pack: PathBuf,
+    #[arg(long, value_name = "DIR", conflicts_with = "descriptions")]
+    pub(crate) pack: Option<PathBuf>,
+    /// What an imported checkpoint was trained on, if known: lines `task<TAB>description`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) descriptions: Option<PathBuf>,
     /// Bundle directory to write
     #[arg(short, long)]
     pub(crate) output: PathBuf,
@@ -284,9 +287,9 @@ pub(crate) struct ExportArgs {
     /// Version of the bundle
     #[arg(long, default_value = "1")]
     pub(crate) bundle_version: String,
-    /// Licence of the hypernetwork
-    #[arg(long, default_value = "CC-BY-SA-4.0")]
-    pub(crate) licence: String,
+    /// Licence of the hypernetwork [default: CC-BY-SA-4.0; of an imported one, that given on import]
+    #[arg(long)]
+    pub(crate) licence: Option<String>,
     /// Name of the text encoder
     #[arg(long, default_value = "all-MiniLM-L6-v2")]
     pub(crate) encoder_name: String,

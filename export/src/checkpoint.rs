@@ -1,9 +1,10 @@
 //! A trained hypernetwork on disk: what training writes and export reads.
 //!
 //! A checkpoint is a directory with `config.json` ([`HypernetConfig`]) and `hypernet.safetensors`
-//! (f32, row-major, linear weights `[out, in]`). Tensor names are those of the
-//! reference implementation of <https://arxiv.org/abs/2506.06105>, in its form with leading dropout
-//! (`mixer.1`, `mixer.4`); `mixer.0` and `mixer.3`, the paper's form, are read as aliases.
+//! (f32, row-major, linear weights `[out, in]`); beside them a [`CheckpointRecord`] says where they
+//! come from. Tensor names are those of the reference implementation of
+//! <https://arxiv.org/abs/2506.06105>, in its form with leading dropout (`mixer.1`, `mixer.4`);
+//! `mixer.0` and `mixer.3`, the paper's form, are read as aliases.
 //!
 //! Sizes: latent `W` splits into task `W/2`, depth `W/4` and type `W/4`. The order of
 //! `base.modules` is the type index, so it is written explicitly, in `config.json` and again in
@@ -25,11 +26,13 @@ use serde::Deserialize;
 
 mod config;
 mod error;
+mod record;
 
 pub use config::{
     DEVIATION_EPSILON, DEVIATION_PREFIX, HypernetConfig, MEAN_PREFIX, SCHEMA, Variant,
 };
 pub use error::{CheckpointError, ShapeMismatch};
+pub use record::{CheckpointRecord, ORIGIN_FILE, RunRecord, STATE_FILE, load_origin, origin_bytes};
 
 pub(crate) use error::faults;
 
@@ -231,12 +234,7 @@ fn load_config(path: &Path) -> Result<HypernetConfig, CheckpointError> {
     struct SchemaOnly {
         schema: u32,
     }
-    let read = |source| CheckpointError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(read)?.len() > MAX_CONFIG_BYTES {
-        let reason = format!("larger than {MAX_CONFIG_BYTES} bytes");
-        return Err(read(io::Error::new(io::ErrorKind::InvalidData, reason)));
-    }
-    let text = fs::read(path).map_err(read)?;
+    let text = read_limited(path)?;
     let json = |source| CheckpointError::Config { path: path.to_owned(), source };
     // The schema alone first: another layout would fail on its fields with a misleading error.
     let SchemaOnly { schema } = serde_json::from_slice(&text).map_err(json)?;
@@ -246,6 +244,16 @@ fn load_config(path: &Path) -> Result<HypernetConfig, CheckpointError> {
     let config: HypernetConfig = serde_json::from_slice(&text).map_err(json)?;
     config.validate()?;
     Ok(config)
+}
+
+/// The bytes of a JSON file of a checkpoint, none of which is large.
+fn read_limited(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    let read = |source| CheckpointError::Read { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(read)?.len() > MAX_CONFIG_BYTES {
+        let reason = format!("larger than {MAX_CONFIG_BYTES} bytes");
+        return Err(read(io::Error::new(io::ErrorKind::InvalidData, reason)));
+    }
+    fs::read(path).map_err(read)
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {

@@ -2,7 +2,9 @@
 //!
 //! The table of training descriptions is made with the very graph that goes into the bundle, and
 //! so is the threshold below which `compile` warns: the 5th percentile of the nearest-task cosine
-//! of real descriptions kept out of training. How many random texts it catches is recorded.
+//! of real descriptions kept out of training. How many random texts it catches is recorded. Where
+//! no description was kept out, or none is known at all, nothing is claimed and `compile` never
+//! warns.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +15,8 @@ use t2lc_runtime::describe::Description;
 use t2lc_runtime::digest::Digest;
 use t2lc_runtime::encode::{Encoder, MAX_TOKENS};
 use t2lc_runtime::manifest::{
-    EncoderInfo, FamiliarityInfo, FileEntry, HypernetInfo, Manifest, SCHEMA, TrainingInfo,
+    EncoderInfo, FamiliarityInfo, FileEntry, HypernetInfo, Manifest, OriginInfo, SCHEMA,
+    TrainingInfo,
 };
 use t2lc_runtime::nearest::TaskTable;
 
@@ -27,6 +30,8 @@ use crate::weights::WeightType;
 const WARNED_SHARE: f32 = 0.05;
 /// Random texts the threshold is measured on.
 const RANDOM_TEXTS: usize = 500;
+/// A threshold that no cosine is below.
+const NEVER: f32 = -1.0;
 
 /// Choices and names that training does not know.
 #[derive(Debug, Clone)]
@@ -56,6 +61,15 @@ pub struct Descriptions {
     pub unseen: Vec<String>,
 }
 
+/// Where a hypernetwork comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provenance {
+    /// It was trained.
+    Trained(TrainingInfo),
+    /// It was imported.
+    Imported(OriginInfo),
+}
+
 /// The files of a bundle, `(name, bytes)`, manifest first.
 pub type BundleFiles = Vec<(&'static str, Vec<u8>)>;
 
@@ -67,7 +81,7 @@ pub fn freeze(
     checkpoint: &Checkpoint,
     encoder_dir: &Path,
     descriptions: &Descriptions,
-    training: TrainingInfo,
+    provenance: Provenance,
     options: &FreezeOptions,
     backend: &dyn Backend,
 ) -> Result<BundleFiles, ExportError> {
@@ -83,21 +97,7 @@ pub fn freeze(
         config.task_embedding_size,
         MAX_TOKENS,
     )?;
-    let embed = |text: &str| -> Result<Vec<f32>, ExportError> {
-        Ok(encoder.encode(&Description::new(text)?)?.values)
-    };
-    let rows = descriptions
-        .training
-        .iter()
-        .map(|(task, text)| Ok((task.clone(), embed(text)?)))
-        .collect::<Result<Vec<_>, ExportError>>()?;
-    let table = TaskTable::from_embeddings(&rows)?;
-    let closest = |texts: &[String]| -> Result<Vec<f32>, ExportError> {
-        let nearest = |text: &String| Ok(table.nearest(&embed(text)?, 1)[0].cosine);
-        texts.iter().map(nearest).collect()
-    };
-    let familiarity =
-        calibrate(&closest(&descriptions.unseen)?, &closest(&random_texts(RANDOM_TEXTS))?);
+    let (table, familiarity) = tasks(&encoder, descriptions, config.task_embedding_size)?;
     let files = vec![
         (ENCODER, encoder_graph),
         (HYPERNET, hypernet_graph),
@@ -107,6 +107,10 @@ pub fn freeze(
     let entry = |(name, bytes): &(&str, Vec<u8>)| {
         let entry = FileEntry { size_bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
         ((*name).to_owned(), entry)
+    };
+    let (training, origin) = match provenance {
+        Provenance::Trained(training) => (Some(training), None),
+        Provenance::Imported(origin) => (None, Some(origin)),
     };
     let manifest = Manifest {
         schema: SCHEMA,
@@ -128,6 +132,7 @@ pub fn freeze(
             scale: config.scale(),
         },
         training,
+        origin,
         familiarity,
         files: files.iter().map(entry).collect::<BTreeMap<_, _>>(),
     };
@@ -138,6 +143,40 @@ pub fn freeze(
     Ok(all)
 }
 
+/// The table of training descriptions, and the threshold below which `compile` warns.
+fn tasks(
+    encoder: &Encoder,
+    descriptions: &Descriptions,
+    width: usize,
+) -> Result<(TaskTable, FamiliarityInfo), ExportError> {
+    let Descriptions { training, unseen } = descriptions;
+    let embed = |text: &str| -> Result<Vec<f32>, ExportError> {
+        Ok(encoder.encode(&Description::new(text)?)?.values)
+    };
+    let rows = training
+        .iter()
+        .map(|(task, text)| Ok((task.clone(), embed(text)?)))
+        .collect::<Result<Vec<_>, ExportError>>()?;
+    let table = if rows.is_empty() {
+        // No row has shown yet that the encoder runs and has the width of the hypernetwork.
+        embed("a description")?;
+        TaskTable::empty(width)
+    } else {
+        TaskTable::from_embeddings(&rows)?
+    };
+    if rows.is_empty() || unseen.is_empty() {
+        let familiarity =
+            FamiliarityInfo { warn_below: NEVER, warned_descriptions: 0.0, warned_random: 0.0 };
+        return Ok((table, familiarity));
+    }
+    let closest = |texts: &[String]| -> Result<Vec<f32>, ExportError> {
+        let nearest = |text: &String| Ok(table.nearest(&embed(text)?, 1)[0].cosine);
+        texts.iter().map(nearest).collect()
+    };
+    let familiarity = calibrate(&closest(unseen)?, &closest(&random_texts(RANDOM_TEXTS))?);
+    Ok((table, familiarity))
+}
+
 /// The threshold that warns about [`WARNED_SHARE`] of the unseen descriptions, and what it catches.
 fn calibrate(unseen: &[f32], random: &[f32]) -> FamiliarityInfo {
     let mut sorted = unseen.to_vec();
@@ -145,7 +184,7 @@ fn calibrate(unseen: &[f32], random: &[f32]) -> FamiliarityInfo {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a length
     let place = (sorted.len() as f32 * WARNED_SHARE) as usize;
     // Two decimals: digits beyond that are noise, and differ between backends.
-    let warn_below = sorted.get(place).map_or(0.0, |cosine| (cosine * 100.0).floor() / 100.0);
+    let warn_below = sorted.get(place).map_or(NEVER, |cosine| (cosine * 100.0).floor() / 100.0);
     let share = |cosines: &[f32]| {
         let warned = cosines.iter().filter(|c| **c < warn_below).count();
         (warned as f32 / cosines.len().max(1) as f32 * 1000.0).round() / 1000.0

@@ -26,6 +26,7 @@ use crate::checkpoint::{Checkpoint, DEVIATION_PREFIX, MEAN_PREFIX, NamedTensor};
 mod element;
 mod error;
 mod layout;
+mod origin;
 mod pickle;
 mod settings;
 mod state_dict;
@@ -33,6 +34,7 @@ mod zip;
 
 pub use error::{ArchiveError, ImportError, PickleError};
 pub use layout::ModuleOrder;
+pub use origin::{FORMAT, UNKNOWN_LICENCE};
 pub use settings::{Arguments, Training};
 
 use layout::{Recognized, recognize};

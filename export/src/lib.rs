@@ -4,12 +4,13 @@
 //! implementation, with [`base`] to describe a base without its weights. [`encoder`] and
 //! [`hypernet`] build the two ONNX graphs with [`graph::GraphBuilder`], whose operations are the
 //! ones that ONNX Runtime and tract both compute right ([`check`] enforces it). [`freeze`] puts
-//! graphs, tokenizer and the table of training descriptions into a bundle directory. Equal inputs
-//! give equal bytes.
+//! graphs, tokenizer and the table of training descriptions ([`descriptions`] reads those of an
+//! imported network) into a bundle directory. Equal inputs give equal bytes.
 
 pub mod base;
 pub mod check;
 pub mod checkpoint;
+pub mod descriptions;
 pub mod encoder;
 pub mod error;
 pub mod freeze;

@@ -326,7 +326,7 @@ impl Request<'_> {
         Ok(Adapter {
             recipe,
             content,
-            familiar: nearest.first().is_some_and(|n| n.cosine >= warn_below),
+            familiar: nearest.first().is_none_or(|n| n.cosine >= warn_below),
             nearest,
             tokens: embedding.tokens,
             truncated: embedding.truncated,

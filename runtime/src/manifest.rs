@@ -66,11 +66,32 @@ pub struct TrainingInfo {
     pub seed: u64,
 }
 
+/// Where a hypernetwork comes from that was not trained here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginInfo {
+    /// Form of the checkpoint that was imported, for example `text-to-lora`.
+    pub format: String,
+    /// Name of the file that held its weights.
+    pub file: String,
+    /// Digest of that file.
+    pub sha256: Digest,
+    /// Licence of the weights as given on import, or `unknown`.
+    pub licence: String,
+    /// `L`, `M` or `S`.
+    pub variant: String,
+    /// How the order of the modules was found: `head order`, `reverse of head order` or `given`.
+    pub module_order: String,
+    /// Modules in that order; the position is the type index.
+    pub modules: Vec<String>,
+}
+
 /// When a description counts as unlike anything seen in training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityInfo {
-    /// Cosine to the nearest training description below which `compile` warns.
+    /// Cosine to the nearest training description below which `compile` warns; -1 if nothing is
+    /// known that it could be measured on.
     pub warn_below: f32,
     /// Share of descriptions kept out of training that would be warned about.
     pub warned_descriptions: f32,
@@ -96,8 +117,12 @@ pub struct Manifest {
     pub encoder: EncoderInfo,
     /// The hypernetwork.
     pub hypernet: HypernetInfo,
-    /// How it was trained.
-    pub training: TrainingInfo,
+    /// How it was trained; nothing if it was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingInfo>,
+    /// Where it comes from, if it was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<OriginInfo>,
     /// The in-domain threshold.
     pub familiarity: FamiliarityInfo,
     /// Every other file of the bundle.

@@ -2,7 +2,8 @@
 //!
 //! `tasks.safetensors` holds the unit-length embeddings of the training descriptions as `codes`
 //! i8 `[n, E]` with `scales` f32 `[n]`, and the task of each row in the metadata key `t2lc`. A
-//! description whose nearest cosine is below the bundle's threshold is unlike anything seen.
+//! description whose nearest cosine is below the bundle's threshold is unlike anything seen. Where
+//! no training description is known, as for an imported network, the table has no rows.
 
 use std::collections::HashMap;
 
@@ -50,6 +51,11 @@ pub struct TaskTable {
 }
 
 impl TaskTable {
+    /// A table without rows, for embeddings of `width` values.
+    pub fn empty(width: usize) -> Self {
+        Self { tasks: Vec::new(), codes: Vec::new(), scales: Vec::new(), width }
+    }
+
     /// Quantizes embeddings of any length, one `(task, embedding)` per description.
     ///
     /// # Errors
@@ -107,8 +113,8 @@ impl TaskTable {
             let (scales, names) = (scales.shape(), tasks.len());
             return Err(layout(format!("{rows} rows, scales {scales:?}, {names} names")));
         }
-        if rows == 0 || width == 0 {
-            return Err(layout("it is empty".into()));
+        if width == 0 {
+            return Err(layout("embeddings have no values".into()));
         }
         let (words, _) = scales.data().as_chunks::<4>();
         Ok(Self {
@@ -140,7 +146,8 @@ impl TaskTable {
         Ok(safetensors::serialize(tensors, Some(metadata))?)
     }
 
-    /// The `count` nearest tasks, nearest first, each with its closest description's cosine.
+    /// The `count` nearest tasks, nearest first, each with its closest description's cosine; none
+    /// from a table without rows.
     pub fn nearest(&self, embedding: &[f32], count: usize) -> Vec<Neighbor> {
         let length = embedding.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
         let mut best: HashMap<&str, f32> = HashMap::new();
@@ -196,6 +203,15 @@ mod tests {
         assert_eq!(nearest[0].task, "b");
         assert!((nearest[0].cosine - 1.0).abs() < 1e-2);
         assert!((nearest[1].cosine - 0.72).abs() < 1e-2);
+    }
+
+    #[test]
+    fn a_table_without_rows_has_a_width_and_no_neighbours() {
+        let bytes = TaskTable::empty(2).to_bytes().unwrap();
+        let table = TaskTable::from_bytes(&bytes).unwrap();
+        assert_eq!((table.width, table.nearest(&[0.1, 5.0], 5)), (2, Vec::new()));
+        let none = TaskTable::empty(0).to_bytes().unwrap();
+        assert!(TaskTable::from_bytes(&none).is_err());
     }
 
     #[test]

@@ -98,7 +98,11 @@ pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
 pub(super) fn report_description(adapter: &Adapter, quiet: bool) {
     let nearest: Vec<String> =
         adapter.nearest.iter().map(|n| format!("{} ({:.2})", n.task, n.cosine)).collect();
-    say(quiet, &format!("nearest training tasks: {}", nearest.join(", ")));
+    if nearest.is_empty() {
+        say(quiet, "no training tasks are known: whether the description is like them is open");
+    } else {
+        say(quiet, &format!("nearest training tasks: {}", nearest.join(", ")));
+    }
     if !adapter.familiar {
         let warning =
             "the description is unlike anything seen in training; the adapter may not help";

@@ -1,13 +1,15 @@
 //! `t2lc import`: a checkpoint of the reference implementation of Text-to-LoRA → a checkpoint.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value as Json, json};
 use t2lc_export::base::{from_config, from_gguf};
+use t2lc_export::checkpoint::{ORIGIN_FILE, origin_bytes};
 use t2lc_export::import::{
     ADAPTER_FILE, ARCHIVE_FILE, ARGUMENTS_FILE, Arguments, Companions, Imported, ModuleOrder,
     import,
@@ -16,6 +18,7 @@ use t2lc_runtime::atomic::{AtomicWriteError, write_directory_atomically};
 use t2lc_runtime::base::{BaseModel, UNKNOWN_FINGERPRINT};
 use t2lc_runtime::error::Error;
 use t2lc_runtime::gguf::Gguf;
+use t2lc_runtime::manifest::OriginInfo;
 
 use super::failure::{Failure, Outcome};
 use super::output::{human_bytes, print_json, say};
@@ -37,6 +40,9 @@ pub(crate) struct ImportArgs {
     /// Which order of the modules is their index: recovered (that of the heads), reversed, or a list
     #[arg(long, value_name = "ORDER", default_value_t = ModuleOrder::Recovered)]
     module_order: ModuleOrder,
+    /// Licence of the weights [default: unknown]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    licence: Option<String>,
     /// Checkpoint directory to write
     #[arg(short, long)]
     output: PathBuf,
@@ -64,19 +70,26 @@ pub(crate) fn run(args: &ImportArgs, quiet: bool) -> Outcome {
     let base = read_base(args, name).map_err(|error| Failure::input("import.base", error))?;
     let path = args.checkpoint.join(ARCHIVE_FILE);
     let refused = || format!("cannot import `{}`", path.display());
-    let archive = File::open(&path).with_context(refused).map_err(input)?;
+    let mut archive = File::open(&path).with_context(refused).map_err(input)?;
     let companions = Companions {
         arguments: &arguments,
         adapter: &adapter,
         base: &base,
         order: &args.module_order,
     };
-    let imported = import(archive, &companions).with_context(refused).map_err(input)?;
-    let files = imported.checkpoint.to_files().map_err(|error| input(error.into()))?;
+    let imported = import(&archive, &companions).with_context(refused).map_err(input)?;
+    let origin = archive
+        .rewind()
+        .and_then(|()| imported.origin(&archive, &args.module_order, args.licence.as_deref()))
+        .with_context(refused)
+        .map_err(input)?;
+    let [config, weights] = imported.checkpoint.to_files().map_err(|error| input(error.into()))?;
+    let record = origin_bytes(&origin).map_err(|error| input(error.into()))?;
+    let files = [config, weights, (ORIGIN_FILE, record)];
     let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (*n, b.as_slice())).collect();
     write_directory_atomically(&args.output, &borrowed, args.force).map_err(Error::from)?;
     if args.json {
-        print_json(&answer(args, &arguments, &imported))?;
+        print_json(&answer(args, &arguments, &imported, &origin))?;
     }
     for line in report(args, &arguments, &imported) {
         say(quiet, &line);
@@ -134,7 +147,12 @@ fn modules(imported: &Imported) -> Vec<&str> {
 }
 
 /// What was recognized, for programs.
-fn answer(args: &ImportArgs, arguments: &Arguments, imported: &Imported) -> Json {
+fn answer(
+    args: &ImportArgs,
+    arguments: &Arguments,
+    imported: &Imported,
+    origin: &OriginInfo,
+) -> Json {
     let config = &imported.checkpoint.config;
     json!({
         "schema": 1,
@@ -156,6 +174,7 @@ fn answer(args: &ImportArgs, arguments: &Arguments, imported: &Imported) -> Json
         "modules": modules(imported),
         "module_order": args.module_order.to_string(),
         "recovered_order": imported.recovered_order,
+        "origin": origin,
         "notes": imported.notes,
     })
 }

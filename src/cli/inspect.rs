@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use serde_json::{Map, Value as Json, json};
-use t2lc_export::checkpoint::{Checkpoint, TENSORS_FILE};
+use t2lc_export::checkpoint::{Checkpoint, ORIGIN_FILE, TENSORS_FILE, load_origin};
 use t2lc_runtime::bundle::{Bundle, MANIFEST};
 use t2lc_runtime::error::Error;
 use t2lc_runtime::gguf::{Gguf, Value};
@@ -58,9 +58,14 @@ fn describe(path: &Path) -> Result<Json, Failure> {
         let parameters: usize = checkpoint.tensors.values().map(|t| t.values.len()).sum();
         let tensors: Map<String, Json> =
             checkpoint.tensors.iter().map(|(name, t)| (name.clone(), json!(t.shape))).collect();
-        return Ok(json!({
+        let mut found = json!({
             "kind": "checkpoint", "config": config, "parameters": parameters, "tensors": tensors,
-        }));
+        });
+        if path.join(ORIGIN_FILE).is_file() {
+            let origin = load_origin(path, &checkpoint.config).map_err(|e| unreadable(e.into()))?;
+            found["origin"] = json!(origin);
+        }
+        return Ok(found);
     }
     if path.is_dir() {
         let error = anyhow!("`{}` is no bundle, checkpoint or PEFT directory", path.display());

@@ -114,7 +114,7 @@ fn manifests_that_are_none() {
     assert_snapshot!(refused_manifest(&folder, |manifest| manifest["note"] = json!("")), @r"
     exit 1
     error: `manifest.json` is not a bundle manifest
-      caused by: unknown field `note`, expected one of `schema`, `name`, `version`, `licence`, `base`, `encoder`, `hypernet`, `training`, `familiarity`, `files`
+      caused by: unknown field `note`, expected one of `schema`, `name`, `version`, `licence`, `base`, `encoder`, `hypernet`, `training`, `origin`, `familiarity`, `files`
     ");
 }
 

@@ -114,6 +114,32 @@ pub enum CheckpointError {
         /// Row-major position of the first such element.
         index: usize,
     },
+    /// Nothing says where the checkpoint comes from.
+    #[error(
+        "`{}` has neither `state.json`, which training writes, nor `origin.json`, which import \
+         writes",
+        .dir.display()
+    )]
+    NoRecord {
+        /// The checkpoint.
+        dir: PathBuf,
+    },
+    /// Two files say where the checkpoint comes from.
+    #[error("`{}` has both `state.json` and `origin.json`: it cannot be of both", .dir.display())]
+    TwoRecords {
+        /// The checkpoint.
+        dir: PathBuf,
+    },
+    /// `origin.json` is about other weights.
+    #[error("`origin.json` has {field} {got}, `config.json` has {expected}")]
+    OtherOrigin {
+        /// Name of the field.
+        field: &'static str,
+        /// Its value in the configuration.
+        expected: String,
+        /// Its value in the file.
+        got: String,
+    },
     /// The two files disagree on the type index.
     #[error("tensor file has module order {got:?}, `config.json` has {expected:?}")]
     ModuleOrder {

@@ -52,7 +52,8 @@ pub(crate) fn tiny(variant: Variant) -> Checkpoint {
     Checkpoint::from_tensors(config, tensors).unwrap()
 }
 
-fn scratch(name: &str) -> PathBuf {
+/// A place of its own for one test.
+pub(crate) fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("t2lc-{name}-{}", std::process::id()));
     fs::remove_dir_all(&dir).ok();
     dir

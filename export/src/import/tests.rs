@@ -2,6 +2,7 @@
 //! in Python; out come these networks to the bit, and the golden adapters.
 
 mod case;
+mod frozen;
 mod hostile;
 mod writer;
 

@@ -29,9 +29,9 @@ pub(super) fn fixture(path: &str) -> PathBuf {
 /// A golden file: weights, a task embedding, and the adapter that belongs to it.
 pub(super) struct Golden {
     pub(super) tensors: BTreeMap<String, NamedTensor>,
-    embedding: Vec<f32>,
+    pub(super) embedding: Vec<f32>,
     /// By name, for example `q_proj.A`.
-    outputs: BTreeMap<String, NamedTensor>,
+    pub(super) outputs: BTreeMap<String, NamedTensor>,
 }
 
 impl Golden {
