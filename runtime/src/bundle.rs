@@ -1,14 +1,19 @@
 //! A bundle: everything `compile` needs, as one directory or as bytes inside the program.
 //!
-//! In: a directory `NAME.t2lc/`, or the same files as static bytes. Out: the manifest and the
-//! files' bytes, every size and digest checked. Nothing outside the directory is read.
+//! In: a directory `NAME.t2lc/`, or the same files as bytes, as ranges of open files, or from the
+//! caller's own reader. Out: the manifest and the files' bytes, every size and digest checked.
+//! Nothing outside the directory is read.
 
-use std::borrow::Cow;
+mod source;
+
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::manifest::{Manifest, SCHEMA};
+pub use source::{BundleReader, FileRange};
+use source::{Bytes, map};
 
 /// Name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
@@ -82,37 +87,31 @@ pub enum BundleError {
     },
 }
 
-/// An opened bundle; all digests hold.
+/// An opened bundle; all digests hold. Copies share the bytes.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     /// What it is.
     pub manifest: Manifest,
     /// Digest of the manifest's bytes, and so of the whole bundle.
     pub digest: Digest,
-    files: BTreeMap<String, Cow<'static, [u8]>>,
+    manifest_json: String,
+    files: BTreeMap<String, Bytes>,
 }
 
 impl Bundle {
-    /// Opens a bundle directory.
+    /// Opens a bundle directory; the files are mapped and must stay as they are while it is in use.
     ///
     /// # Errors
     /// A missing or unreadable file, an unknown schema, a wrong size or digest; the file is named.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
-        let read = |name: &str, limit: u64| -> Result<Cow<'static, [u8]>, BundleError> {
+        Self::assemble(|name, limit| {
             let path = dir.join(name);
             let fail = |source| BundleError::Read { path: path.clone(), source };
-            let got = std::fs::metadata(&path).map_err(fail)?.len();
-            if got > limit && name == MANIFEST {
-                let reason = format!("{got} bytes, at most {limit} are read");
-                return Err(BundleError::Inconsistent { reason });
-            }
-            if got > limit {
-                return Err(BundleError::Size { file: name.into(), expected: limit, got });
-            }
-            std::fs::read(&path).map(Cow::Owned).map_err(fail)
-        };
-        let manifest = read(MANIFEST, MAX_MANIFEST_BYTES)?;
-        Self::assemble(&manifest, |name, size_bytes| read(name, size_bytes))
+            let file = File::open(&path).map_err(fail)?;
+            let got = file.metadata().map_err(fail)?.len();
+            check_size(name, limit, got)?;
+            map(&file, 0, got).map_err(fail)
+        })
     }
 
     /// Opens a bundle whose files are part of the program: `(name, bytes)` pairs.
@@ -120,42 +119,95 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::open`].
     pub fn from_static(files: &[(&str, &'static [u8])]) -> Result<Self, BundleError> {
-        let find = |name: &str| -> Result<&'static [u8], BundleError> {
+        Self::assemble(|name, _| {
             let found = files.iter().find(|(n, _)| *n == name);
-            found.map(|(_, bytes)| *bytes).ok_or(BundleError::MissingFile { file: name.into() })
-        };
-        Self::assemble(find(MANIFEST)?, |name, _| find(name).map(Cow::Borrowed))
+            found.map(|(_, bytes)| Bytes::Static(bytes)).ok_or_else(|| missing(name))
+        })
     }
 
+    /// Opens a bundle whose files are in memory: `(name, bytes)` pairs, of which those that belong to
+    /// a bundle are copied.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn from_bytes(files: &[(&str, &[u8])]) -> Result<Self, BundleError> {
+        Self::assemble(|name, limit| {
+            let (_, bytes) = files.iter().find(|(n, _)| *n == name).ok_or_else(|| missing(name))?;
+            check_size(name, limit, bytes.len() as u64)?;
+            Ok(Bytes::owned(bytes.to_vec()))
+        })
+    }
+
+    /// Opens a bundle whose files are ranges of open files, which are mapped as by [`Bundle::open`].
+    ///
+    /// # Errors
+    /// As [`Bundle::open`], and a range beyond the end of its file.
+    pub fn from_ranges(files: &[FileRange<'_>]) -> Result<Self, BundleError> {
+        Self::assemble(|name, limit| {
+            let range = files.iter().find(|range| range.name == name);
+            let range = range.ok_or_else(|| missing(name))?;
+            check_size(name, limit, range.size_bytes)?;
+            map(range.file, range.offset, range.size_bytes)
+                .map_err(|source| BundleError::Read { path: name.into(), source })
+        })
+    }
+
+    /// Opens a bundle through a reader, which is asked for every file once.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn from_reader(reader: &mut dyn BundleReader) -> Result<Self, BundleError> {
+        Self::assemble(|name, limit| {
+            let size_bytes = reader.size_bytes(name).ok_or_else(|| missing(name))?;
+            check_size(name, limit, size_bytes)?;
+            let fail = |source| BundleError::Read { path: name.into(), source };
+            let size = usize::try_from(size_bytes)
+                .map_err(|_| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+            let mut bytes = Vec::new();
+            bytes
+                .try_reserve_exact(size)
+                .map_err(|_| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+            bytes.resize(size, 0);
+            reader.read(name, &mut bytes).map_err(fail)?;
+            Ok(Bytes::owned(bytes))
+        })
+    }
+
+    /// `get` gives a file by name that has no more bytes than it is told.
     fn assemble(
-        manifest_bytes: &[u8],
-        read: impl Fn(&str, u64) -> Result<Cow<'static, [u8]>, BundleError>,
+        mut get: impl FnMut(&str, u64) -> Result<Bytes, BundleError>,
     ) -> Result<Self, BundleError> {
+        let manifest_bytes = get(MANIFEST, MAX_MANIFEST_BYTES)?;
+        let manifest_bytes = manifest_bytes.as_slice();
         let manifest = parse_manifest(manifest_bytes)?;
         let mut files = BTreeMap::new();
         for name in FILES {
-            let entry = manifest
-                .files
-                .get(name)
-                .ok_or_else(|| BundleError::MissingFile { file: name.into() })?;
-            let bytes = read(name, entry.size_bytes)?;
-            let (expected, got) = (entry.size_bytes, bytes.len() as u64);
+            let entry = manifest.files.get(name).ok_or_else(|| missing(name))?;
+            let bytes = get(name, entry.size_bytes)?;
+            let (expected, got) = (entry.size_bytes, bytes.as_slice().len() as u64);
             if expected != got {
                 return Err(BundleError::Size { file: name.into(), expected, got });
             }
-            let (expected, got) = (entry.sha256, Digest::of(&bytes));
+            let (expected, got) = (entry.sha256, Digest::of(bytes.as_slice()));
             if expected != got {
                 return Err(BundleError::DigestMismatch { file: name.into(), expected, got });
             }
             files.insert(name.to_owned(), bytes);
         }
-        Ok(Self { manifest, digest: Digest::of(manifest_bytes), files })
+        let digest = Digest::of(manifest_bytes);
+        let manifest_json = String::from_utf8_lossy(manifest_bytes).into_owned();
+        Ok(Self { manifest, digest, manifest_json, files })
+    }
+
+    /// The text of `manifest.json`.
+    pub fn manifest_json(&self) -> &str {
+        &self.manifest_json
     }
 
     /// Bytes of both graphs together, which [`crate::backend::choose`] decides by.
     pub fn graph_bytes(&self) -> u64 {
         let graphs = [ENCODER, HYPERNET].into_iter().filter_map(|name| self.files.get(name));
-        graphs.map(|bytes| bytes.len() as u64).sum()
+        graphs.map(|bytes| bytes.as_slice().len() as u64).sum()
     }
 
     /// Bytes of one of [`FILES`].
@@ -163,9 +215,24 @@ impl Bundle {
     /// # Errors
     /// Another name.
     pub fn file(&self, name: &str) -> Result<&[u8], BundleError> {
-        let bytes = self.files.get(name);
-        bytes.map(AsRef::as_ref).ok_or_else(|| BundleError::MissingFile { file: name.into() })
+        self.files.get(name).map(Bytes::as_slice).ok_or_else(|| missing(name))
     }
+}
+
+fn missing(name: &str) -> BundleError {
+    BundleError::MissingFile { file: name.into() }
+}
+
+/// Refuses a file that is larger than it may be, before any of it is held.
+fn check_size(name: &str, limit: u64, got: u64) -> Result<(), BundleError> {
+    if got <= limit {
+        return Ok(());
+    }
+    if name == MANIFEST {
+        let reason = format!("{got} bytes, at most {limit} are read");
+        return Err(BundleError::Inconsistent { reason });
+    }
+    Err(BundleError::Size { file: name.into(), expected: limit, got })
 }
 
 fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {

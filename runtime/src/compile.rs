@@ -16,12 +16,15 @@ use crate::fold::fold_and_balance;
 use crate::generate::{Generator, LoraPair};
 use crate::nearest::{Neighbor, TaskTable};
 use crate::peft::peft_adapter;
+use crate::progress::{Stage, Watch, report, unwatched};
 use crate::quantize::Quantization;
 use crate::write::{Provenance, VERSION, gguf_adapter};
 
 /// Version of the stages after the backend; part of the recipe. Raised by hand whenever equal
 /// inputs may give other bytes than before.
 pub const PIPELINE: &str = "2";
+/// Name that [`Adapter::files`] gives the file of a GGUF adapter.
+pub const GGUF_FILE: &str = "adapter.gguf";
 /// How many nearest tasks are reported.
 const NEIGHBORS: usize = 3;
 
@@ -131,6 +134,17 @@ impl Adapter {
         }
     }
 
+    /// Names and bytes of all files, in the order of [`Adapter::content`]; a GGUF file is called
+    /// [`GGUF_FILE`].
+    pub fn files(&self) -> Vec<(&'static str, &[u8])> {
+        match &self.files {
+            Files::Gguf(bytes) => vec![(GGUF_FILE, bytes)],
+            Files::Peft(files) => {
+                files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect()
+            }
+        }
+    }
+
     /// The bytes that [`Adapter::content`] is the digest of: the GGUF file, or the weights and then
     /// the settings of a PEFT directory.
     pub fn content_bytes(&self) -> Cow<'_, [u8]> {
@@ -197,8 +211,37 @@ impl Compiler {
         description: &Description,
         options: CompileOptions,
     ) -> Result<Adapter, Error> {
-        let (encoded, pairs) = self.generate(description)?;
-        self.request(description, options).assemble(encoded, pairs)
+        self.compile_watched(description, options, &mut unwatched)
+    }
+
+    /// Compiles one description, and tells `watch` how far it is.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`], and [`Error::Cancelled`] if `watch` says stop.
+    pub fn compile_watched(
+        &self,
+        description: &Description,
+        options: CompileOptions,
+        watch: Watch<'_>,
+    ) -> Result<Adapter, Error> {
+        let (encoded, pairs) = self.generate(description, watch)?;
+        self.request(description, options).assemble(encoded, pairs, watch)
+    }
+
+    /// The `count` training tasks that a description is nearest to; it is encoded, not compiled.
+    ///
+    /// # Errors
+    /// A failure of the encoder.
+    pub fn nearest(&self, description: &Description, count: usize) -> Result<Similarity, Error> {
+        let embedding = self.encoder.encode(description)?;
+        let nearest = self.tasks.nearest(&embedding.values, count.max(1));
+        let familiar = is_familiar(&self.bundle, &nearest);
+        Ok(Similarity { nearest: nearest.into_iter().take(count).collect(), familiar })
+    }
+
+    /// Class of arithmetic of the backend.
+    pub fn backend_id(&self) -> &str {
+        &self.backend
     }
 
     /// Compiles one description in several forms; the graphs run once.
@@ -210,16 +253,25 @@ impl Compiler {
         description: &Description,
         options: &[CompileOptions],
     ) -> Result<Vec<Adapter>, Error> {
-        let (encoded, pairs) = self.generate(description)?;
+        let (encoded, pairs) = self.generate(description, &mut unwatched)?;
         let of = |options: &CompileOptions| {
-            self.request(description, *options).assemble(encoded.clone(), pairs.clone())
+            let request = self.request(description, *options);
+            request.assemble(encoded.clone(), pairs.clone(), &mut unwatched)
         };
         options.iter().map(of).collect()
     }
 
-    fn generate(&self, description: &Description) -> Result<(Encoded, Vec<LoraPair>), Error> {
+    fn generate(
+        &self,
+        description: &Description,
+        watch: Watch<'_>,
+    ) -> Result<(Encoded, Vec<LoraPair>), Error> {
+        report(watch, Stage::Encode, 0, 1)?;
         let embedding = self.encoder.encode(description)?;
+        report(watch, Stage::Encode, 1, 1)?;
+        report(watch, Stage::Generate, 0, 1)?;
         let pairs = self.generator.generate(&embedding)?;
+        report(watch, Stage::Generate, 1, 1)?;
         let nearest = self.tasks.nearest(&embedding.values, NEIGHBORS);
         Ok((Encoded { embedding, nearest }, pairs))
     }
@@ -257,7 +309,22 @@ pub(crate) fn compile_once_as(
     let pairs = Generator::load(bundle, backend)?.generate(&embedding)?;
     let id = backend.id();
     let request = Request { bundle, backend: &id, description, options, version };
-    request.assemble(Encoded { embedding, nearest }, pairs)
+    request.assemble(Encoded { embedding, nearest }, pairs, &mut unwatched)
+}
+
+/// Whether a description is as close to the training descriptions as unseen real ones are. Where
+/// none are known, nothing can be said against it.
+fn is_familiar(bundle: &Bundle, nearest: &[Neighbor]) -> bool {
+    nearest.first().is_none_or(|n| n.cosine >= bundle.manifest.familiarity.warn_below)
+}
+
+/// The training tasks that a description is nearest to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Similarity {
+    /// Nearest first.
+    pub nearest: Vec<Neighbor>,
+    /// As [`Adapter::familiar`].
+    pub familiar: bool,
 }
 
 /// What is known of a description before its adapter is.
@@ -281,15 +348,24 @@ struct Request<'a> {
 
 impl Request<'_> {
     /// Folds, quantizes and writes generated pairs.
-    fn assemble(self, encoded: Encoded, mut pairs: Vec<LoraPair>) -> Result<Adapter, Error> {
+    fn assemble(
+        self,
+        encoded: Encoded,
+        mut pairs: Vec<LoraPair>,
+        watch: Watch<'_>,
+    ) -> Result<Adapter, Error> {
         let Self { bundle, backend, description, options, version } = self;
         if !options.scale.is_finite() {
             return Err(Error::Scale { got: options.scale });
         }
         let manifest = &bundle.manifest;
-        for pair in &mut pairs {
+        let total = pairs.len();
+        report(watch, Stage::Quantize, 0, total)?;
+        for (done, pair) in pairs.iter_mut().enumerate() {
             fold_and_balance(pair, manifest.hypernet.scale * options.scale);
+            report(watch, Stage::Quantize, done + 1, total)?;
         }
+        report(watch, Stage::Write, 0, 1)?;
         let recipe = recipe(&bundle.digest, backend, description, options);
         let files = match options.format {
             Format::Gguf => {
@@ -322,11 +398,11 @@ impl Request<'_> {
             }
         };
         let Encoded { embedding, nearest } = encoded;
-        let warn_below = manifest.familiarity.warn_below;
+        report(watch, Stage::Write, 1, 1)?;
         Ok(Adapter {
             recipe,
             content,
-            familiar: nearest.first().is_none_or(|n| n.cosine >= warn_below),
+            familiar: is_familiar(bundle, &nearest),
             nearest,
             tokens: embedding.tokens,
             truncated: embedding.truncated,

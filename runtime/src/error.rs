@@ -37,6 +37,9 @@ pub enum Error {
     /// The output cannot be written.
     #[error(transparent)]
     Output(#[from] AtomicWriteError),
+    /// Whoever watched said stop.
+    #[error("cancelled")]
+    Cancelled,
     /// A strength that is not a number.
     #[error("scale {got} is not a finite number")]
     Scale {
@@ -66,6 +69,7 @@ impl Error {
             Self::Write(_) => "write.failed",
             Self::Output(AtomicWriteError::AlreadyExists { .. }) => "output.exists",
             Self::Output(_) => "output.failed",
+            Self::Cancelled => "compile.cancelled",
             Self::Scale { .. } => "options.scale",
         }
     }

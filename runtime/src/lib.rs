@@ -30,12 +30,16 @@
 //! large graphs and accelerators; [`backend::choose`] knows which to take, [`backend::open`] opens
 //! it.
 //!
+//! The feature `capi` adds the C interface of `include/t2lc.h`, for apps in other languages.
+//!
 //! A compiled adapter says what it was made from; [`rebuild`] makes it again and compares.
 
 pub mod atomic;
 pub mod backend;
 pub mod base;
 pub mod bundle;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod compile;
 pub mod describe;
 pub mod digest;
@@ -49,6 +53,7 @@ pub mod manifest;
 pub mod nearest;
 pub mod onnx;
 pub mod peft;
+pub mod progress;
 pub mod quantize;
 pub mod rebuild;
 pub mod verify;
