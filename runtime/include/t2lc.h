@@ -44,7 +44,7 @@
 // The two files of a PEFT directory.
 #define T2LC_FORMAT_PEFT 1
 
-// q8_0 for GGUF, f32 for PEFT.
+// `q8_0` for GGUF, `f32` for PEFT.
 #define T2LC_QUANTIZATION_DEFAULT 0
 
 // 32-bit floats.
@@ -146,7 +146,7 @@ typedef struct t2lc_file_bytes {
   size_t size;
 } t2lc_file_bytes;
 
-// A file of a bundle as a range of an open file, as AAssetManager gives it for a stored asset.
+// A file of a bundle as a range of an open file, as Android's asset manager gives it for a stored asset.
 typedef struct t2lc_file_range {
   // Its name in the bundle.
   const char *name;

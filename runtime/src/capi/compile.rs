@@ -44,10 +44,8 @@ pub unsafe extern "C" fn t2lc_compile(
                 Stage::Write => T2LC_STAGE_WRITE,
             };
             let Some(callback) = options.progress else { return ControlFlow::Continue(()) };
-            match unsafe { callback(stage, progress.done, progress.total, options.context) } {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
+            let go_on = unsafe { callback(stage, progress.done, progress.total, options.context) };
+            if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let wanted = options.compile_options()?;
         *out = insert(open.compiler.compile_watched(&description, wanted, &mut watch)?);

@@ -35,7 +35,7 @@ pub struct t2lc_file_bytes {
     pub size: usize,
 }
 
-/// A file of a bundle as a range of an open file, as AAssetManager gives it for a stored asset.
+/// A file of a bundle as a range of an open file, as Android's asset manager gives it for a stored asset.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct t2lc_file_range {

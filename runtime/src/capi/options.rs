@@ -27,7 +27,7 @@ pub const T2LC_FORMAT_GGUF: u32 = 0;
 /// The two files of a PEFT directory.
 pub const T2LC_FORMAT_PEFT: u32 = 1;
 
-/// q8_0 for GGUF, f32 for PEFT.
+/// `q8_0` for GGUF, `f32` for PEFT.
 pub const T2LC_QUANTIZATION_DEFAULT: u32 = 0;
 /// 32-bit floats.
 pub const T2LC_QUANTIZATION_F32: u32 = 1;
