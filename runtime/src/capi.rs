@@ -6,8 +6,8 @@
 //!                       └───────► t2lc_nearest ─► t2lc_similarity
 //! ```
 //!
-//! A handle is a number from a [`registry`], never an address: one that was freed is refused, not
-//! followed. Every function runs behind a [`guard`], so that no panic leaves the library. The rules
+//! A handle is a number from a registry, never an address: one that was freed is refused, not
+//! followed. Every function runs behind a guard, so that no panic leaves the library. The rules
 //! for callers stand at the top of the header, which `cbindgen` writes from this module.
 
 #![allow(unsafe_code, reason = "pointers of the caller")]
