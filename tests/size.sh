@@ -2,8 +2,8 @@
 # Holds the shared library and its memory to the ledger runtime/size.json: builds it as an app gets
 # it (profile mobile, stripped) with each backend, and compiles one description cold.
 #
-#   tests/size.sh           fails where a number is more than the ledger's tolerance above it
-#   tests/size.sh --write   records the numbers for this target
+#   tests/size.sh [BACKEND…]   fails where a number is more than the ledger's tolerance above it
+#   tests/size.sh --write      records the numbers of all backends for this target
 #
 # Compared are the bytes of the library and the anonymous memory (what the process has beside mapped
 # files) at the peak of one cold compile. Times are printed only: they depend on the machine.
@@ -23,17 +23,20 @@ main() {
     local parts
     parts=$(tests/parts.sh)
     export T2LC_ORT_LIBRARY=$parts/onnxruntime/libonnxruntime.so
-    measure exact capi
-    measure tract capi,tract
-    measure ort capi,ort
-    python3 - "$(rustc -vV | sed -n 's/^host: //p')" "${1:-}" "$work" <<'END'
+    local backend
+    local -A features=([exact]=capi [tract]=capi,tract [ort]=capi,ort)
+    for backend in "${backends[@]}"; do
+        measure "$backend" "${features[$backend]}"
+    done
+    python3 - "$(rustc -vV | sed -n 's/^host: //p')" "$option" "$work" "${backends[@]}" <<'END'
 import json, pathlib, sys
 
-triple, option, work = sys.argv[1:]
+triple, option, work, *backends = sys.argv[1:]
 path = pathlib.Path("runtime/size.json")
 ledger = json.loads(path.read_text())
 found, problems = {}, []
-for backend, goal in ledger["goal_bytes"].items():
+for backend in backends:
+    goal = ledger["goal_bytes"][backend]
     size = int(pathlib.Path(work, f"{backend}.size").read_text())
     runs = [json.loads(line) for line in pathlib.Path(work, f"{backend}.runs").open()]
     # The peak is sampled, so the largest is the nearest.
@@ -83,8 +86,10 @@ measure() {
     done >"$work/$1.runs"
 }
 
-[[ $# -eq 0 || "$*" == --write ]] || {
-    echo "usage: tests/size.sh [--write]" >&2
-    exit 2
-}
-main "$@"
+option= backends=(exact tract ort)
+if [[ ${1:-} == --write ]]; then
+    option=--write
+elif [[ $# -gt 0 ]]; then
+    backends=("$@")
+fi
+main

@@ -37,4 +37,4 @@ fi
 # From elsewhere, so that the installed package is tested and not the sources.
 tests=$PWD/tests/test_t2lc.py
 cd "$directory"
-"$python" "$tests"
+"$python" "$tests" 2>&1 # where unittest reports

@@ -59,7 +59,10 @@ impl Error {
             | Self::Encode(EncodeError::Bundle(e))
             | Self::Generate(GenerateError::Bundle(e))
             | Self::Nearest(NearestError::Bundle(e)) => bundle_code(e),
-            Self::Backend(e) => backend_code(e),
+            Self::Backend(e)
+            | Self::Encode(EncodeError::Backend(e))
+            | Self::Generate(GenerateError::Backend(e)) => backend_code(e),
+            Self::Encode(EncodeError::Tokenizer { .. }) => "bundle.tokenizer",
             Self::Encode(_) => "encode.failed",
             Self::Generate(GenerateError::NotFinite { .. }) => "generate.not_finite",
             Self::Generate(_) => "generate.failed",

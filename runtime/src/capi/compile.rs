@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::adapter::{insert, t2lc_adapter};
 use super::error::{Failure, t2lc_error, t2lc_status};
-use super::guard::{guard, output};
+use super::guard::{Output, guard};
 use super::open::{opened, t2lc_compiler};
 use super::options::{
     T2LC_STAGE_ENCODE, T2LC_STAGE_GENERATE, T2LC_STAGE_QUANTIZE, T2LC_STAGE_WRITE, read,
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn t2lc_compile(
 ) -> t2lc_status {
     let call = || {
         // SAFETY: as the caller promises, here and below.
-        let out = unsafe { output(adapter) }?;
+        let out = unsafe { Output::new(adapter) }?;
         let open = opened(compiler)?;
         let options = unsafe { read(options) }?;
         let description = unsafe { described(description, description_length) }?;
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn t2lc_compile(
             if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let wanted = options.compile_options()?;
-        *out = insert(open.compiler.compile_watched(&description, wanted, &mut watch)?);
+        out.put(insert(open.compiler.compile_watched(&description, wanted, &mut watch)?));
         Ok(())
     };
     // SAFETY: as the caller promises.
@@ -70,11 +70,11 @@ pub unsafe extern "C" fn t2lc_nearest(
 ) -> t2lc_status {
     let call = || {
         // SAFETY: as the caller promises, here and below.
-        let out = unsafe { output(similarity) }?;
+        let out = unsafe { Output::new(similarity) }?;
         let open = opened(compiler)?;
         let description = unsafe { described(description, description_length) }?;
         let found = open.compiler.nearest(&description, count)?;
-        *out = similarity::insert(&found.nearest, found.familiar);
+        out.put(similarity::insert(&found.nearest, found.familiar));
         Ok(())
     };
     // SAFETY: as the caller promises.

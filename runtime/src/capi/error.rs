@@ -10,7 +10,6 @@ use super::text::c_text;
 use crate::encode::EncodeError;
 use crate::error::Error;
 use crate::generate::GenerateError;
-use crate::nearest::NearestError;
 
 /// What a call came to. The numbers are stable.
 pub type t2lc_status = i32;
@@ -87,18 +86,16 @@ impl From<Error> for Failure {
         let status = match &error {
             Error::Description(_) => T2LC_ERROR_DESCRIPTION,
             Error::Bundle(_)
-            | Error::Encode(EncodeError::Bundle(_))
+            | Error::Encode(EncodeError::Bundle(_) | EncodeError::Tokenizer { .. })
             | Error::Generate(GenerateError::Bundle(_))
-            | Error::Nearest(NearestError::Bundle(_)) => T2LC_ERROR_BUNDLE,
+            | Error::Nearest(_) => T2LC_ERROR_BUNDLE,
             Error::Backend(_)
             | Error::Encode(EncodeError::Backend(_))
             | Error::Generate(GenerateError::Backend(_)) => T2LC_ERROR_BACKEND,
             Error::Output(_) => T2LC_ERROR_OUTPUT,
             Error::Cancelled => T2LC_ERROR_CANCELLED,
             Error::Scale { .. } => T2LC_ERROR_ARGUMENT,
-            Error::Encode(_) | Error::Generate(_) | Error::Nearest(_) | Error::Write(_) => {
-                T2LC_ERROR_COMPILE
-            }
+            Error::Encode(_) | Error::Generate(_) | Error::Write(_) => T2LC_ERROR_COMPILE,
         };
         let mut message = error.to_string();
         let mut cause = error.source();

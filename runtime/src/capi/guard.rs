@@ -2,6 +2,7 @@
 //! status and, if the caller wants one, an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 
 use super::error::{Failure, T2LC_OK, t2lc_error, t2lc_status};
 
@@ -17,9 +18,10 @@ pub(super) unsafe fn guard(
     let result = catch_unwind(AssertUnwindSafe(call));
     let Err(failure) = result.unwrap_or_else(|_| Err(Failure::panic())) else { return T2LC_OK };
     let status = failure.status;
-    // SAFETY: the caller promises so.
-    if let Some(out_error) = unsafe { out_error.as_mut() } {
-        *out_error = failure.into_handle();
+    if !out_error.is_null() {
+        let error = look(ptr::null_mut(), || failure.into_handle());
+        // SAFETY: writable, as the caller promises.
+        unsafe { out_error.write(error) };
     }
     status
 }
@@ -29,16 +31,28 @@ pub(super) fn look<T>(otherwise: T, call: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or(otherwise)
 }
 
-/// Makes the output null and gives it back to be filled.
-///
-/// # Safety
-/// `output` is null or writable.
-pub(super) unsafe fn output<'a, H>(output: *mut *mut H) -> Result<&'a mut *mut H, Failure> {
-    // SAFETY: the caller promises so.
-    let output = unsafe { output.as_mut() };
-    let output = output.ok_or_else(|| Failure::null("the output"))?;
-    *output = std::ptr::null_mut();
-    Ok(output)
+/// Where the caller wants a handle. Never a reference: a callback may look at the same variable.
+pub(super) struct Output<H>(*mut *mut H);
+
+impl<H> Output<H> {
+    /// Makes the output null.
+    ///
+    /// # Safety
+    /// `output` is null, or writable for the whole call.
+    pub(super) unsafe fn new(output: *mut *mut H) -> Result<Self, Failure> {
+        if output.is_null() {
+            return Err(Failure::null("the output"));
+        }
+        // SAFETY: writable, as the caller promises.
+        unsafe { output.write(ptr::null_mut()) };
+        Ok(Self(output))
+    }
+
+    /// Stores the handle.
+    pub(super) fn put(self, handle: *mut H) {
+        // SAFETY: writable, as was promised to `new`.
+        unsafe { self.0.write(handle) };
+    }
 }
 
 #[cfg(test)]

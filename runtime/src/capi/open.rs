@@ -7,7 +7,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::error::{Failure, t2lc_error, t2lc_status};
-use super::guard::{guard, look, output};
+use super::guard::{Output, guard, look};
 use super::options::{read, t2lc_open_options};
 use super::registry::Registry;
 use super::text::{c_text, files, text};
@@ -111,7 +111,7 @@ unsafe fn open(
 ) -> t2lc_status {
     let call = || {
         // SAFETY: as the caller promises, here and below.
-        let out = unsafe { output(compiler) }?;
+        let out = unsafe { Output::new(compiler) }?;
         let options = unsafe { read(options) }?;
         let bundle = bundle()?;
         let backend = unsafe { options.backend(&bundle) }?;
@@ -119,7 +119,7 @@ unsafe fn open(
         let digest = c_text(&bundle.digest.to_string());
         let compiler = Compiler::new(bundle, backend.as_ref())?;
         let backend = c_text(compiler.backend_id());
-        *out = COMPILERS.insert(Open { compiler, manifest, digest, backend });
+        out.put(COMPILERS.insert(Open { compiler, manifest, digest, backend }));
         Ok(())
     };
     // SAFETY: as the caller promises.
@@ -143,6 +143,10 @@ pub unsafe extern "C" fn t2lc_open_directory(
     unsafe {
         open(options, compiler, error, || {
             let path = text(path, path_length, "the path")?;
+            if path.is_empty() {
+                // It would be the current directory.
+                return Err(Failure::argument("argument.path", "the path is empty".into()));
+            }
             Ok(Bundle::open(Path::new(path)).map_err(Error::from)?)
         })
     }

@@ -28,7 +28,10 @@ impl<H, T> Registry<H, T> {
 
     /// A handle for an object.
     pub(super) fn insert(&self, object: T) -> *mut H {
-        let number = NEXT.fetch_add(STEP, Ordering::Relaxed);
+        let next = |number: usize| number.checked_add(STEP);
+        let number = NEXT
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .expect("a process of 32 bits has 268 million handles; the guard makes this an error");
         self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(object));
         ptr::without_provenance_mut(number)
     }

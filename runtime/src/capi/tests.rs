@@ -1,5 +1,7 @@
 //! Tests of the C interface, called as from C.
 
+#![cfg(unix)]
+
 use std::ffi::{CStr, c_char, c_void};
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -191,20 +193,26 @@ fn what_is_wrong_is_told_and_the_compiler_lives_on() {
     let refused = |text: &str, change: &dyn Fn(&mut t2lc_compile_options)| {
         let mut options = compile_options();
         change(&mut options);
-        let (_, code) = compile(compiler, text, Some(&options)).unwrap_err();
+        let (status, code) = compile(compiler, text, Some(&options)).unwrap_err();
         assert_eq!(content(compiler), expected);
-        code
+        (status, code)
     };
-    assert_eq!(refused("", &|_| ()), "describe.empty");
-    assert_eq!(refused(&"long ".repeat(2000), &|_| ()), "describe.too_long");
-    assert_eq!(refused("x", &|options| options.format = 2), "options.format");
-    assert_eq!(refused("x", &|options| options.quantization = 9), "options.quantization");
-    assert_eq!(refused("x", &|options| options.scale = f32::NAN), "options.scale");
-    assert_eq!(refused("x", &|options| options.struct_size = 4), "options.struct_size");
+    let argument = |code: &str| (T2LC_ERROR_ARGUMENT, code.to_owned());
+    let description = |code: &str| (T2LC_ERROR_DESCRIPTION, code.to_owned());
+    assert_eq!(refused("", &|_| ()), description("describe.empty"));
+    assert_eq!(refused(&"long ".repeat(2000), &|_| ()), description("describe.too_long"));
+    assert_eq!(refused("x", &|options| options.format = 2), argument("options.format"));
+    assert_eq!(refused("x", &|options| options.quantization = 9), argument("options.quantization"));
+    assert_eq!(refused("x", &|options| options.scale = f32::NAN), argument("options.scale"));
+    for size in [4, 5000] {
+        let said = refused("x", &|options| options.struct_size = size);
+        assert_eq!(said, argument("options.struct_size"));
+    }
     let peft_in_blocks = |options: &mut t2lc_compile_options| {
         (options.format, options.quantization) = (T2LC_FORMAT_PEFT, T2LC_QUANTIZATION_Q4_0);
     };
-    assert_eq!(refused("x", &peft_in_blocks), "write.quantization");
+    let failed = (T2LC_ERROR_COMPILE, "write.quantization".into());
+    assert_eq!(refused("x", &peft_in_blocks), failed);
 
     let mut adapter = null_mut();
     let call = |text: &[u8], compiler, adapter| {
@@ -215,7 +223,6 @@ fn what_is_wrong_is_told_and_the_compiler_lives_on() {
             unsafe { t2lc_compile(compiler, pointer, length, null(), adapter, &raw mut error) };
         told(status, error)
     };
-    let argument = |code: &str| (T2LC_ERROR_ARGUMENT, code.to_owned());
     assert_eq!(call(b"\xff", compiler, &raw mut adapter), argument("argument.utf8"));
     assert_eq!(call(b"", compiler, &raw mut adapter), argument("argument.null"));
     assert_eq!(call(b"x", compiler, null_mut()), argument("argument.null"));
@@ -227,11 +234,27 @@ fn what_is_wrong_is_told_and_the_compiler_lives_on() {
     // A handle of another kind is none.
     assert_eq!(t2lc_adapter_file_count(compiler.cast()), 0);
 
-    let (path, length) = chars("/nowhere");
-    let (mut none, mut error) = (null_mut(), null_mut());
-    let status =
-        unsafe { t2lc_open_directory(path, length, null(), &raw mut none, &raw mut error) };
-    assert_eq!(told(status, error), (T2LC_ERROR_BUNDLE, "bundle.missing".into()));
+    let open = |path: &str, change: &dyn Fn(&mut t2lc_open_options)| {
+        let (path, length) = chars(path);
+        let (mut none, mut error) = (null_mut(), null_mut());
+        let mut options = open_options();
+        change(&mut options);
+        let out = (&raw mut none, &raw mut error);
+        let status = unsafe { t2lc_open_directory(path, length, &raw const options, out.0, out.1) };
+        assert!(none.is_null());
+        told(status, error)
+    };
+    let folder = folder();
+    let folder = folder.to_str().unwrap();
+    assert_eq!(open("", &|_| ()), argument("argument.path"));
+    assert_eq!(open("/nowhere", &|_| ()), (T2LC_ERROR_BUNDLE, "bundle.missing".into()));
+    assert_eq!(open(folder, &|options| options.backend = 4), argument("options.backend"));
+    assert_eq!(open(folder, &|options| options.reserved = 1), argument("options.reserved"));
+    let on_a_gpu = |options: &mut t2lc_open_options| {
+        options.backend = T2LC_BACKEND_EXACT;
+        (options.provider, options.provider_length) = chars("cuda");
+    };
+    assert_eq!(open(folder, &on_a_gpu), (T2LC_ERROR_BACKEND, "backend.provider".into()));
 }
 
 #[test]

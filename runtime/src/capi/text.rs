@@ -59,8 +59,7 @@ pub(super) unsafe fn text<'a>(
     })
 }
 
-/// Text for C: NUL characters, which cannot be part of it, become spaces, and so do line ends in
-/// what is one line.
+/// Text for C: NUL characters, which cannot be part of it, become spaces.
 pub(super) fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
