@@ -56,7 +56,7 @@ for backend in backends:
         problems.append(f"{backend} has no entry for {triple}")
         continue
     for name, got in found[backend].items():
-        most = recorded[name] * (1 + ledger["tolerance"])
+        most = recorded[name] * (1 + ledger["tolerance"][name])
         if got > most:
             problems.append(f"{backend}: {name} is {got}, recorded is {recorded[name]}")
 
