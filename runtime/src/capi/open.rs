@@ -77,7 +77,7 @@ pub struct t2lc_reader {
 }
 
 // SAFETY: functions that may be null and a pointer, the size first.
-unsafe impl super::options::Sized32 for t2lc_reader {
+unsafe impl super::options::Versioned for t2lc_reader {
     fn initial() -> Self {
         Self { struct_size: 0, size: None, read: None, context: ptr::null_mut() }
     }

@@ -99,11 +99,11 @@ pub struct t2lc_compile_options {
     pub context: *mut c_void,
 }
 
-/// A struct that begins with its size.
+/// A struct that begins with its size, by which versions of it are told apart.
 ///
 /// # Safety
 /// `repr(C)`, begins with a `u32`, and every pattern of bits is a value.
-pub(super) unsafe trait Sized32: Copy {
+pub(super) unsafe trait Versioned: Copy {
     /// What an absent struct stands for.
     fn initial() -> Self;
     /// What it is called in messages.
@@ -111,7 +111,7 @@ pub(super) unsafe trait Sized32: Copy {
 }
 
 // SAFETY: numbers and a pointer, the size first.
-unsafe impl Sized32 for t2lc_open_options {
+unsafe impl Versioned for t2lc_open_options {
     fn initial() -> Self {
         Self {
             struct_size: struct_bytes::<Self>(),
@@ -126,7 +126,7 @@ unsafe impl Sized32 for t2lc_open_options {
 }
 
 // SAFETY: numbers, a pointer and a function that may be null, the size first.
-unsafe impl Sized32 for t2lc_compile_options {
+unsafe impl Versioned for t2lc_compile_options {
     fn initial() -> Self {
         Self {
             struct_size: struct_bytes::<Self>(),
@@ -145,7 +145,7 @@ const fn struct_bytes<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-fn check_size<T: Sized32>(got: u32) -> Result<(), Failure> {
+fn check_size<T: Versioned>(got: u32) -> Result<(), Failure> {
     let least = struct_bytes::<T>();
     if (least..=MAX_STRUCT_BYTES).contains(&got) {
         return Ok(());
@@ -159,7 +159,7 @@ fn check_size<T: Sized32>(got: u32) -> Result<(), Failure> {
 ///
 /// # Safety
 /// Null, or as many bytes can be read as the struct says.
-pub(super) unsafe fn read<T: Sized32>(options: *const T) -> Result<T, Failure> {
+pub(super) unsafe fn read<T: Versioned>(options: *const T) -> Result<T, Failure> {
     if options.is_null() {
         return Ok(T::initial());
     }
@@ -177,7 +177,7 @@ pub(super) unsafe fn read<T: Sized32>(options: *const T) -> Result<T, Failure> {
 }
 
 /// Fills in the defaults; `size` is what the caller says of its struct.
-unsafe fn init<T: Sized32>(options: *mut T, size: u32) -> Result<(), Failure> {
+unsafe fn init<T: Versioned>(options: *mut T, size: u32) -> Result<(), Failure> {
     if options.is_null() {
         return Err(Failure::null("the options"));
     }
