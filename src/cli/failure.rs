@@ -100,7 +100,8 @@ impl From<Error> for Failure {
         let code = error.code();
         let input = ["describe", "bundle", "encode", "generate", "quantize", "write"];
         let stage = code.split_once('.').map_or(code, |(stage, _)| stage);
-        let failure = if input.contains(&stage) {
+        // A graph that a backend refuses came with the bundle.
+        let failure = if input.contains(&stage) || code == "backend.load" {
             Self::input(code, error)
         } else {
             Self::environment(code, error)
