@@ -28,8 +28,8 @@ main() {
     require
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    cargo rustc --quiet --package t2lc-runtime --profile mobile --features capi \
-        --crate-type staticlib,cdylib
+    cargo rustc --quiet --package t2lc-runtime --profile mobile --no-default-features \
+        --features capi --crate-type staticlib,cdylib
     compile soak "$work/soak" -O2 -g
     compile embed "$work/embed" -O2
     compile soak "$work/soak-sanitized" -O1 -g -fno-omit-frame-pointer \

@@ -74,7 +74,8 @@ END
 # measure BACKEND FEATURES: the library's size and what compiling takes, into the work folder.
 measure() {
     local library=$work/$1/libt2lc_runtime.so run
-    cargo rustc --quiet --package t2lc-runtime --profile mobile --features "$2" --crate-type cdylib
+    cargo rustc --quiet --package t2lc-runtime --profile mobile --no-default-features \
+        --features "$2" --crate-type cdylib -- -C link-arg=-Wl,-z,pack-relative-relocs
     mkdir "$work/$1"
     # The next build takes its place.
     cp "$target/mobile/libt2lc_runtime.so" "$library"

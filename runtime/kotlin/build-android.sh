@@ -42,8 +42,8 @@ build() {
     # The linker for what cargo links, the others for dependencies with C or assembly.
     env "CARGO_TARGET_${upper}_LINKER=$clang" "CC_$variable=$clang" \
         "CXX_$variable=$clang++" "AR_$variable=$tools/llvm-ar" \
-        cargo rustc -p t2lc-runtime --locked --profile mobile --features "capi ${FEATURES:-}" \
-        --crate-type staticlib --target "$target"
+        cargo rustc -p t2lc-runtime --locked --profile mobile --no-default-features \
+        --features "capi ${FEATURES:-}" --crate-type staticlib --target "$target"
     cp "$CARGO_TARGET_DIR/$target/mobile/libt2lc_runtime.a" "$output/$abi/"
 }
 

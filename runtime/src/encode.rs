@@ -1,13 +1,12 @@
 //! Stage 2, encode: canonical description → task embedding.
 //!
-//! The description is split into WordPiece tokens, at most the bundle's limit, and the encoder
-//! graph returns `E` values of Euclidean length √E (pooling and normalization are in the graph).
-
-use tokenizers::Tokenizer;
+//! The description is split into tokens, at most the bundle's limit, and the encoder graph returns
+//! `E` values of Euclidean length √E (pooling and normalization are in the graph).
 
 use crate::backend::{Backend, BackendError, Graph, Tensor};
 use crate::bundle::{Bundle, BundleError, ENCODER, TOKENIZER};
 use crate::describe::Description;
+use crate::tokenize::Tokenizer;
 
 /// Tokens that an encoder is trained on; exported bundles use this limit.
 pub const MAX_TOKENS: usize = 256;
@@ -19,7 +18,7 @@ pub enum EncodeError {
     /// The tokenizer file is unusable.
     #[error("`{TOKENIZER}` cannot be used: {reason}")]
     Tokenizer {
-        /// What the tokenizer library said.
+        /// What is wrong with it.
         reason: String,
     },
     /// The bundle lacks a file.
@@ -61,7 +60,7 @@ impl Encoder {
     /// Loads tokenizer and graph.
     ///
     /// # Errors
-    /// Files that the tokenizer library or the backend refuses.
+    /// Files that the tokenizer or the backend refuses.
     pub fn load(bundle: &Bundle, backend: &dyn Backend) -> Result<Self, EncodeError> {
         let info = &bundle.manifest.encoder;
         let graph = backend.load(ENCODER, bundle.file(ENCODER)?)?;
@@ -78,11 +77,8 @@ impl Encoder {
         embedding_size: usize,
         max_tokens: usize,
     ) -> Result<Self, EncodeError> {
-        let fail = |e: tokenizers::Error| EncodeError::Tokenizer { reason: e.to_string() };
-        let mut tokenizer = Tokenizer::from_bytes(tokenizer).map_err(fail)?;
-        // Padding and truncation are decided here, not by settings left in the file.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(fail)?;
+        let tokenizer =
+            Tokenizer::from_bytes(tokenizer).map_err(|reason| EncodeError::Tokenizer { reason })?;
         Ok(Self { tokenizer, graph, embedding_size, max_tokens })
     }
 
@@ -91,24 +87,14 @@ impl Encoder {
     /// # Errors
     /// A failure of the graph, or an embedding that is not `E` finite values.
     pub fn encode(&self, description: &Description) -> Result<TaskEmbedding, EncodeError> {
-        let fail = |e: tokenizers::Error| EncodeError::Tokenizer { reason: e.to_string() };
-        let mut encoding = self.tokenizer.encode(description.as_str(), true).map_err(fail)?;
-        let tokens = encoding.len();
-        let truncated = tokens > self.max_tokens;
-        if truncated {
-            // Cut before the special tokens, so that the end marker stays.
-            let short = tokenizers::TruncationParams {
-                max_length: self.max_tokens,
-                ..tokenizers::TruncationParams::default()
-            };
-            let mut cutting = self.tokenizer.clone();
-            cutting.with_truncation(Some(short)).map_err(fail)?;
-            encoding = cutting.encode(description.as_str(), true).map_err(fail)?;
-        }
-        let ids: Vec<i64> = encoding.get_ids().iter().copied().map(i64::from).collect();
-        let shape = vec![1, ids.len()];
-        let mask = Tensor::I64 { shape: shape.clone(), values: vec![1; ids.len()] };
-        let ids = Tensor::I64 { shape, values: ids };
+        let split = self
+            .tokenizer
+            .ids(description.as_str(), self.max_tokens)
+            .map_err(|reason| EncodeError::Tokenizer { reason })?;
+        let (tokens, truncated) = (split.tokens, split.truncated());
+        let shape = vec![1, split.ids.len()];
+        let mask = Tensor::I64 { shape: shape.clone(), values: vec![1; split.ids.len()] };
+        let ids = Tensor::I64 { shape, values: split.ids };
         let inputs = [("input_ids", ids), ("attention_mask", mask)];
         let expected = self.embedding_size;
         match self.graph.run(&inputs, &["task_embedding"])?.pop() {

@@ -30,7 +30,8 @@
 //! large graphs and accelerators; [`backend::choose`] knows which to take, [`backend::open`] opens
 //! it.
 //!
-//! The feature `capi` adds the C interface of `include/t2lc.h`, for apps in other languages.
+//! Tokenizers of the BERT form are read here, others with the feature `tokenizers` (on unless default
+//! features are off). The feature `capi` adds the C interface of `include/t2lc.h`, for apps in other languages.
 //!
 //! A compiled adapter says what it was made from; [`rebuild`] makes it again and compares.
 
@@ -56,5 +57,6 @@ pub mod peft;
 pub mod progress;
 pub mod quantize;
 pub mod rebuild;
+pub mod tokenize;
 pub mod verify;
 pub mod write;

@@ -45,8 +45,8 @@ END
     local target
     for target in aarch64-apple-ios aarch64-apple-ios-sim x86_64-apple-ios \
         aarch64-apple-darwin x86_64-apple-darwin; do
-        cargo rustc -p t2lc-runtime --locked --profile mobile --features "capi ${FEATURES:-}" \
-            --crate-type staticlib --target "$target"
+        cargo rustc -p t2lc-runtime --locked --profile mobile --no-default-features \
+            --features "capi ${FEATURES:-}" --crate-type staticlib --target "$target"
     done
     cp "$(library aarch64-apple-ios)" "$parts/device/"
     lipo -create "$(library aarch64-apple-ios-sim)" "$(library x86_64-apple-ios)" \
