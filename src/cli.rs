@@ -23,12 +23,14 @@ pub(crate) mod train;
 #[cfg(all(feature = "train", feature = "llama"))]
 pub(crate) mod trial;
 pub(crate) mod verify;
+pub(crate) mod write_back;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use t2lc_export::encoder::Pooling;
 use t2lc_export::weights::WeightType;
-use t2lc_runtime::backend::Provider;
+use t2lc_runtime::backend::{BackendKind, Provider};
 use t2lc_runtime::compile::Format;
 use t2lc_runtime::quantize::Quantization;
 
@@ -270,8 +272,20 @@ pub(crate) struct ExportArgs {
     /// Checkpoint directory that training or import wrote
     pub(crate) checkpoint: PathBuf,
     /// Hugging Face directory of the text encoder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) encoder: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["encoder_onnx", "format"])]
+    pub(crate) encoder: Option<PathBuf>,
+    /// ONNX file of a text encoder that gives hidden states, instead of its directory
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["encoder", "encoder_weights"])]
+    pub(crate) encoder_onnx: Option<PathBuf>,
+    /// Tokenizer of the ONNX file [default: tokenizer.json beside it or one directory up]
+    #[arg(long, value_name = "FILE", requires = "encoder_onnx")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Pooling for the ONNX file: mean or cls [default: what 1_Pooling near it says, else mean]
+    #[arg(long, requires = "encoder_onnx")]
+    pub(crate) pooling: Option<Pooling>,
+    /// What runs the text encoder here: exact, tract or ort
+    #[arg(long, default_value_t = BackendKind::Exact)]
+    pub(crate) backend: BackendKind,
     /// Task pack the checkpoint was trained on
     #[arg(long, value_name = "DIR", conflicts_with = "descriptions")]
     pub(crate) pack: Option<PathBuf>,
@@ -281,6 +295,12 @@ pub(crate) struct ExportArgs {
     /// Bundle directory to write
     #[arg(short, long)]
     pub(crate) output: PathBuf,
+    /// Form of the output: bundle, or text-to-lora for a checkpoint of the reference implementation
+    #[arg(long, default_value_t)]
+    pub(crate) format: write_back::ExportFormat,
+    /// Where the reference finds the base: a path or a hub name [default: the base's name]
+    #[arg(long, value_name = "NAME", requires = "format")]
+    pub(crate) model_dir: Option<String>,
     /// Name of the bundle [default: the base's name in lower case]
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -290,12 +310,13 @@ pub(crate) struct ExportArgs {
     /// Licence of the hypernetwork [default: CC-BY-SA-4.0; of an imported one, that given on import]
     #[arg(long)]
     pub(crate) licence: Option<String>,
-    /// Name of the text encoder
-    #[arg(long, default_value = "all-MiniLM-L6-v2")]
-    pub(crate) encoder_name: String,
-    /// Licence of the text encoder
-    #[arg(long, default_value = "Apache-2.0")]
-    pub(crate) encoder_licence: String,
+    /// Name of the text encoder [default: all-MiniLM-L6-v2; of an imported checkpoint or an ONNX
+    /// file, that of the encoder's directory]
+    #[arg(long)]
+    pub(crate) encoder_name: Option<String>,
+    /// Licence of the text encoder [default: that of all-MiniLM-L6-v2, Apache-2.0; else unknown]
+    #[arg(long)]
+    pub(crate) encoder_licence: Option<String>,
     /// Weight type of the encoder: f32, f16 or int8
     #[arg(long, default_value_t = WeightType::Int8)]
     pub(crate) encoder_weights: WeightType,

@@ -9,6 +9,8 @@
 // All of this is test code: what a helper cannot do is a failed test.
 #![allow(clippy::unwrap_used)]
 
+#[path = "cli/adopt.rs"]
+mod adopt;
 #[path = "cli/bundles.rs"]
 mod bundles;
 #[path = "cli/compile.rs"]
@@ -31,6 +33,8 @@ mod support;
 mod trial;
 #[path = "cli/verify.rs"]
 mod verify;
+#[path = "cli/write_back.rs"]
+mod write_back;
 
 use std::collections::BTreeMap;
 use std::fs;

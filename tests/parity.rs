@@ -1,6 +1,7 @@
 //! The same weights give the same numbers everywhere: candle (training), the interpreter `exact`,
 //! tract and ONNX Runtime (compiling) run the hypernetwork and the encoder, and are compared with
-//! golden vectors made from the formulas alone, and with an encoder that somebody else exported.
+//! golden vectors made from the formulas alone, and with an encoder that somebody else exported. So
+//! is an encoder of another architecture, on random weights.
 //!
 //! Among the runtimes `exact` is the oracle: its arithmetic is written down and is the same
 //! everywhere. tract and ONNX Runtime are compared with it on whole graphs and, operator by
@@ -15,6 +16,8 @@
 
 #[path = "parity/encoder.rs"]
 mod encoder;
+#[path = "parity/gte.rs"]
+mod gte;
 #[path = "parity/hypernet.rs"]
 mod hypernet;
 #[path = "parity/library.rs"]

@@ -98,6 +98,12 @@ pub enum ExportError {
         /// The text.
         got: String,
     },
+    /// Not the name of a pooling.
+    #[error("unknown pooling `{got}`, expected `mean` or `cls`")]
+    UnknownPooling {
+        /// The text.
+        got: String,
+    },
     /// An operation was given operands that do not fit.
     #[error("cannot build `{op}`: {reason}")]
     Graph {
@@ -115,6 +121,12 @@ pub enum ExportError {
     /// The bytes of a model are not a protobuf message.
     #[error("model is not a valid ONNX file")]
     Decode(#[from] prost::DecodeError),
+    /// A part of a model is not a protobuf message.
+    #[error("model is not a valid ONNX file: no field begins at byte {at} of a message")]
+    Field {
+        /// Place in the message.
+        at: usize,
+    },
     /// A model is larger than one protobuf message may be.
     #[error("model has {bytes} bytes, the limit is {limit}; use a smaller weight type")]
     TooLarge {

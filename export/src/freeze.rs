@@ -7,7 +7,6 @@
 //! warns.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use t2lc_runtime::backend::Backend;
 use t2lc_runtime::bundle::{ENCODER, HYPERNET, MANIFEST, TASKS, TOKENIZER};
@@ -21,7 +20,7 @@ use t2lc_runtime::manifest::{
 use t2lc_runtime::nearest::TaskTable;
 
 use crate::checkpoint::Checkpoint;
-use crate::encoder::build_encoder;
+use crate::encoder::{EncoderFiles, EncoderSource};
 use crate::error::ExportError;
 use crate::hypernet::build_hypernet;
 use crate::weights::WeightType;
@@ -46,7 +45,7 @@ pub struct FreezeOptions {
     pub encoder_name: String,
     /// Licence of the text encoder.
     pub encoder_licence: String,
-    /// Weight type of the encoder.
+    /// Weight type of an encoder that is built from a model directory.
     pub encoder_weights: WeightType,
     /// Weight type of the hypernetwork.
     pub hypernet_weights: WeightType,
@@ -76,21 +75,20 @@ pub type BundleFiles = Vec<(&'static str, Vec<u8>)>;
 /// Builds every file of a bundle.
 ///
 /// # Errors
-/// Unreadable encoder files, weights that cannot be stored, descriptions that cannot be encoded.
+/// Unreadable or unusable encoder files, a graph that the backend refuses, weights that cannot be
+/// stored, descriptions that cannot be encoded.
 pub fn freeze(
     checkpoint: &Checkpoint,
-    encoder_dir: &Path,
+    encoder: &EncoderSource,
     descriptions: &Descriptions,
     provenance: Provenance,
     options: &FreezeOptions,
     backend: &dyn Backend,
 ) -> Result<BundleFiles, ExportError> {
     let config = &checkpoint.config;
-    let encoder_graph = build_encoder(encoder_dir, options.encoder_weights)?;
+    let files = encoder.read(options.encoder_weights, config.task_embedding_size)?;
+    let EncoderFiles { graph: encoder_graph, tokenizer, weights: encoder_weights } = files;
     let hypernet_graph = build_hypernet(checkpoint, options.hypernet_weights)?;
-    let path = encoder_dir.join(TOKENIZER);
-    let tokenizer =
-        std::fs::read(&path).map_err(|source| ExportError::Read { path: path.clone(), source })?;
     let encoder = Encoder::from_parts(
         &tokenizer,
         backend.load(ENCODER, &encoder_graph)?,
@@ -121,7 +119,7 @@ pub fn freeze(
         encoder: EncoderInfo {
             name: options.encoder_name.clone(),
             licence: options.encoder_licence.clone(),
-            weights: options.encoder_weights.to_string(),
+            weights: encoder_weights,
             embedding_size: config.task_embedding_size,
             max_tokens: MAX_TOKENS,
         },

@@ -37,6 +37,9 @@ pub use layout::ModuleOrder;
 pub use origin::{FORMAT, UNKNOWN_LICENCE};
 pub use settings::{Arguments, Training};
 
+pub(crate) use pickle::opcode;
+pub(crate) use zip::{MAX_FILE_BYTES as MAX_ARCHIVE_BYTES, crc32};
+
 use layout::{Recognized, recognize};
 use settings::Settings;
 use state_dict::StateDictFile;
@@ -172,4 +175,4 @@ fn is_zero(tensors: &BTreeMap<String, NamedTensor>, prefix: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,11 +1,11 @@
 //! Freezes a trained hypernetwork and a text encoder into the bundle that `t2lc-runtime` loads.
 //!
 //! [`checkpoint`] is what training writes; [`import`] makes one of a checkpoint of the reference
-//! implementation, with [`base`] to describe a base without its weights. [`encoder`] and
-//! [`hypernet`] build the two ONNX graphs with [`graph::GraphBuilder`], whose operations are the
-//! ones that ONNX Runtime and tract both compute right ([`check`] enforces it). [`freeze`] puts
-//! graphs, tokenizer and the table of training descriptions ([`descriptions`] reads those of an
-//! imported network) into a bundle directory. Equal inputs give equal bytes.
+//! implementation, with [`base`] to describe a base without its weights; [`write_back`] does the
+//! reverse. [`encoder`] and [`hypernet`] build the two ONNX graphs with [`graph::GraphBuilder`],
+//! whose operations are the ones that ONNX Runtime and tract both compute right ([`check`] enforces
+//! it). [`freeze`] puts graphs, tokenizer and the table of training descriptions ([`descriptions`]
+//! reads those of an imported network) into a bundle directory. Equal inputs give equal bytes.
 
 pub mod base;
 pub mod check;
@@ -18,3 +18,4 @@ pub mod graph;
 pub mod hypernet;
 pub mod import;
 pub mod weights;
+pub mod write_back;

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::backend::{BackendKind, Provider, choose};
 use crate::digest::Digest;
-use crate::manifest::{Manifest, SCHEMA};
+use crate::manifest::{ADOPTED_WEIGHTS, Manifest, SCHEMA};
 pub use source::{BundleReader, FileRange};
 use source::{Bytes, map};
 
@@ -204,10 +205,14 @@ impl Bundle {
         &self.manifest_json
     }
 
-    /// Bytes of both graphs together, which [`crate::backend::choose`] decides by.
-    pub fn graph_bytes(&self) -> u64 {
+    /// The backend that suits the sizes of both graphs together. A graph that was adopted may have
+    /// operators that `exact` lacks, so that it counts as a large one.
+    pub fn suited_backend(&self, provider: Provider) -> BackendKind {
+        if self.manifest.encoder.weights == ADOPTED_WEIGHTS {
+            return choose(u64::MAX, provider);
+        }
         let graphs = [ENCODER, HYPERNET].into_iter().filter_map(|name| self.files.get(name));
-        graphs.map(|bytes| bytes.as_slice().len() as u64).sum()
+        choose(graphs.map(|bytes| bytes.as_slice().len() as u64).sum(), provider)
     }
 
     /// Bytes of one of [`FILES`].
@@ -254,6 +259,11 @@ fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {
     }
     if manifest.base.modules.is_empty() {
         return Err(inconsistent("no target modules".into()));
+    }
+    match (&manifest.training, &manifest.origin) {
+        (Some(_), None) | (None, Some(_)) => {}
+        (None, None) => return Err(inconsistent("neither `training` nor `origin`".into())),
+        (Some(_), Some(_)) => return Err(inconsistent("both `training` and `origin`".into())),
     }
     // Two special tokens and one of the description are the least an encoder can read.
     if !(3..=MAX_ENCODER_TOKENS).contains(&manifest.encoder.max_tokens) {

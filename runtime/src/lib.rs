@@ -27,11 +27,12 @@
 //!
 //! Every build has the backend [`backend::exact`], which gives the same bytes on every machine.
 //! The features `tract` (pure Rust) and `ort` (ONNX Runtime, loaded at run time) add others for
-//! large graphs and accelerators; [`backend::choose`] knows which to take, [`backend::open`] opens
-//! it.
+//! large graphs and accelerators; [`bundle::Bundle::suited_backend`] knows which to take,
+//! [`backend::open`] opens it.
 //!
-//! Tokenizers of the BERT form are read here, others with the feature `tokenizers` (on unless default
-//! features are off). The feature `capi` adds the C interface of `include/t2lc.h`, for apps in other languages.
+//! Tokenizers of the BERT form are read in every build, others with the feature `tokenizers`, which
+//! is on unless default features are off. The feature `capi` adds the C interface of
+//! `include/t2lc.h`, for apps in other languages.
 //!
 //! A compiled adapter says what it was made from; [`rebuild`] makes it again and compares.
 

@@ -12,6 +12,9 @@ use crate::digest::Digest;
 /// The only schema this version reads and writes.
 pub const SCHEMA: u32 = 1;
 
+/// [`EncoderInfo::weights`] of a graph that was adopted from an ONNX file.
+pub const ADOPTED_WEIGHTS: &str = "onnx";
+
 /// Size and digest of one file of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,7 +33,7 @@ pub struct EncoderInfo {
     pub name: String,
     /// Licence of its weights.
     pub licence: String,
-    /// Weight type of the graph: `f32`, `f16` or `int8`.
+    /// Weight type of the graph: `f32`, `f16` or `int8`, or [`ADOPTED_WEIGHTS`], whatever these are.
     pub weights: String,
     /// Width `E` of the task embedding.
     pub embedding_size: usize,

@@ -25,7 +25,7 @@ impl BackendChoice {
     /// The backend for a bundle.
     pub(crate) fn kind(self, bundle: &Bundle, provider: Provider) -> BackendKind {
         match self {
-            Self::Auto => backend::choose(bundle.graph_bytes(), provider),
+            Self::Auto => bundle.suited_backend(provider),
             Self::Named(kind) => kind,
         }
     }

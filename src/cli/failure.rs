@@ -114,6 +114,10 @@ impl From<Error> for Failure {
                 failure.hint("the bundle is damaged or was changed after export; get it again")
             }
             "bundle.schema" => failure.hint("the bundle needs another version of t2lc"),
+            "backend.load" => failure.hint(
+                "another --backend may take the graph: one that was an ONNX file before needs ort \
+                 or tract",
+            ),
             "backend.library" => failure.hint(
                 "set T2LC_ORT_LIBRARY to the ONNX Runtime shared library, or use --backend exact",
             ),

@@ -186,6 +186,30 @@ fn a_manifest_without_modules() {
 }
 
 #[test]
+fn a_manifest_says_how_its_network_came_to_be() {
+    let folder = folder_with_bundle();
+    let without = |manifest: &mut Value| {
+        manifest.as_object_mut().unwrap().remove("training");
+    };
+    assert_snapshot!(refused_manifest(&folder, without), @r"
+    exit 1
+    error: `manifest.json`: neither `training` nor `origin`
+    ");
+    let with_both = |manifest: &mut Value| {
+        manifest["training"] = json!({"data": manifest["files"]["encoder.onnx"]["sha256"],
+                                      "data_licences": [], "steps": 1, "seed": 0});
+        manifest["origin"] = json!({
+            "format": "text-to-lora", "file": "hypermod.pt", "licence": "unknown", "variant": "L",
+            "sha256": manifest["files"]["encoder.onnx"]["sha256"],
+            "module_order": "head order", "modules": ["q_proj", "v_proj"]});
+    };
+    assert_snapshot!(refused_manifest(&folder, with_both), @r"
+    exit 1
+    error: `manifest.json`: both `training` and `origin`
+    ");
+}
+
+#[test]
 fn weights_that_are_not_finite() {
     let folder = folder_with_bundle();
     let bytes = fs::read(folder.path("copy.t2lc").join(HYPERNET)).unwrap();

@@ -15,8 +15,9 @@ use crate::Folder;
 use crate::support::parts;
 
 const FILES: [&str; 4] = ["hypermod.pt", "args.yaml", "adapter_config.json", "config.json"];
-const FROM_IMPORT: [&str; 3] = ["config.json", "hypernet.safetensors", "origin.json"];
-const IMPORT: [&str; 6] = ["import", "t2l", "--base-config", "t2l/config.json", "-o", "run"];
+pub(crate) const FROM_IMPORT: [&str; 3] = ["config.json", "hypernet.safetensors", "origin.json"];
+pub(crate) const IMPORT: [&str; 6] =
+    ["import", "t2l", "--base-config", "t2l/config.json", "-o", "run"];
 const EXPORT: [&str; 12] = [
     "export",
     "run",
@@ -35,13 +36,13 @@ const EXPORT: [&str; 12] = [
 const ENCODER: &str = r#"{"model_type": "bert", "hidden_act": "gelu", "hidden_size": 12,
     "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 4, "vocab_size": 2,
     "max_position_embeddings": 64, "type_vocab_size": 1, "layer_norm_eps": 1e-12}"#;
-const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
+pub(crate) const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
     "added_tokens": [], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
     "post_processor": null, "decoder": null,
     "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "yes": 1}, "unk_token": "[UNK]"}}"#;
 
 /// A folder with `t2l`, a sound checkpoint, and the configuration of its base.
-fn folder_with_checkpoint() -> Folder {
+pub(crate) fn folder_with_checkpoint() -> Folder {
     let (folder, from) = (Folder::new(), parts::fixture("golden/t2l"));
     fs::create_dir(folder.path("t2l")).unwrap();
     for file in FILES {
@@ -53,7 +54,7 @@ fn folder_with_checkpoint() -> Folder {
 /// A folder with `run`, an imported checkpoint, and a text encoder whose every answer points in the
 /// direction of the golden embedding. Its length is always `√12`; the first layer of the network is
 /// scaled by what is missing.
-fn folder_with_import() -> Folder {
+pub(crate) fn folder_with_import() -> Folder {
     let folder = folder_with_checkpoint();
     folder.run_quietly(&IMPORT);
     let answer = golden().remove("in.task_emb").unwrap();
@@ -107,7 +108,7 @@ fn encoder_weights(answer: &[f32]) -> Vec<u8> {
 }
 
 /// The network of the checkpoint, a task embedding, and the adapter that belongs to it.
-fn golden() -> BTreeMap<String, Vec<f32>> {
+pub(crate) fn golden() -> BTreeMap<String, Vec<f32>> {
     floats(&fs::read(parts::fixture("golden/hypernet/t2l_M.safetensors")).unwrap())
 }
 
@@ -127,6 +128,29 @@ fn product(b: &[f32], a: &[f32]) -> Vec<f32> {
         first.iter().zip(second).map(|(x, y)| b[0] * x + b[1] * y).collect()
     };
     b.chunks_exact(2).flat_map(row).collect()
+}
+
+/// Checks the adapter in a PEFT directory against the golden one.
+pub(crate) fn assert_near_golden(folder: &Folder, adapter: &str) {
+    let bytes = folder.read(format!("{adapter}/adapter_model.safetensors"));
+    let (golden, made) = (golden(), floats(&bytes));
+    let scale = 4.0 / 2.0_f32.sqrt();
+    for module in ["q_proj", "v_proj"] {
+        let [a, b] = ["A", "B"].map(|side| &golden[&format!("out.{module}.{side}")]);
+        let layers = a.chunks_exact(a.len() / 3).zip(b.chunks_exact(b.len() / 3));
+        for (layer, (a, b)) in layers.enumerate() {
+            let path = format!("base_model.model.model.layers.{layer}.self_attn.{module}");
+            let [made_a, made_b] =
+                ["A", "B"].map(|side| &made[&format!("{path}.lora_{side}.weight")]);
+            let (got, want) = (product(made_b, made_a), product(b, a));
+            assert_eq!(got.len(), want.len());
+            let largest = want.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
+            for (got, want) in got.iter().zip(&want) {
+                let error = (got / scale - want).abs() / largest;
+                assert!(error < 1e-5, "{path}: {error}");
+            }
+        }
+    }
 }
 
 /// The refusal of the checkpoint with one file changed.
@@ -295,29 +319,14 @@ fn an_imported_checkpoint_exports_and_compiles() {
         note: no description is known that training did not see, so `compile` will not warn about \
         unfamiliar ones\n\
         note: the licence of the imported weights is unknown; --licence names it\n\
+        note: the licence of the text encoder `constant` is unknown; --encoder-licence names it, \
+        --encoder-name the encoder\n\
         toy.t2lc/manifest.json: ";
     assert!(ran.report().starts_with(notes), "{}", ran.report());
     let compile = ["compile", "Answer yes or no.", "--bundle", "toy.t2lc", "--backend", "exact"];
     folder.run_quietly(&[&compile[..], &["--strict", "--format", "peft", "-o", "yes"]].concat());
 
-    let (golden, made) = (golden(), floats(&folder.read("yes/adapter_model.safetensors")));
-    let scale = 4.0 / 2.0_f32.sqrt();
-    for module in ["q_proj", "v_proj"] {
-        let [a, b] = ["A", "B"].map(|side| &golden[&format!("out.{module}.{side}")]);
-        let layers = a.chunks_exact(a.len() / 3).zip(b.chunks_exact(b.len() / 3));
-        for (layer, (a, b)) in layers.enumerate() {
-            let path = format!("base_model.model.model.layers.{layer}.self_attn.{module}");
-            let [made_a, made_b] =
-                ["A", "B"].map(|side| &made[&format!("{path}.lora_{side}.weight")]);
-            let (got, want) = (product(made_b, made_a), product(b, a));
-            assert_eq!(got.len(), want.len());
-            let largest = want.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
-            for (got, want) in got.iter().zip(&want) {
-                let error = (got / scale - want).abs() / largest;
-                assert!(error < 1e-5, "{path}: {error}");
-            }
-        }
-    }
+    assert_near_golden(&folder, "yes");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::{LazyLock, OnceLock};
 use candle_core::Device;
 use t2lc::taskpack::TaskPack;
 use t2lc::train::embed::DescriptionEncoder;
-use t2lc_export::encoder::build_encoder;
+use t2lc_export::encoder::adopt::adopt_encoder;
+use t2lc_export::encoder::{Pooling, build_encoder};
 use t2lc_export::weights::WeightType;
 use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::backend::tract::Tract;
@@ -113,6 +114,12 @@ fn assert_near_candle(backend: &dyn Backend, weights: WeightType, bound: f64) {
 }
 
 #[test]
+fn the_default_bundle_has_this_encoder_to_the_byte() {
+    let built = encoder_onnx(WeightType::Int8);
+    assert!(built == bundle().file(ENCODER).unwrap(), "the encoder of the default bundle differs");
+}
+
+#[test]
 fn descriptions_cover_the_range_of_lengths() {
     let lengths: Vec<usize> = TOKENS.iter().map(Vec::len).collect();
     assert_eq!(lengths.iter().min(), Some(&5));
@@ -205,6 +212,31 @@ fn encoder_is_near_one_that_somebody_else_exported() {
         assert!(near >= 0.99, "`{what:.30}`: cosine {near} to candle");
         let near = cosine(&pooled, &embed(ours.as_ref(), ids));
         assert!(near >= 0.998, "`{what:.30}`: cosine {near} to our int8 weights");
+    }
+}
+
+#[test]
+fn an_adopted_encoder_is_near_candle() {
+    let path = parts::third_party_encoder_dir().join("model.onnx");
+    let other = fs::read(path).unwrap();
+    let adopted = adopt_encoder(&other, Pooling::Mean, EMBEDDING_SIZE).unwrap();
+    let backends: [Box<dyn Backend>; 2] = [Box::new(Tract), Box::new(ort())];
+    for backend in backends {
+        let graph = backend.load(ENCODER, &adopted).unwrap();
+        for (text, ids) in TOKENS.iter().enumerate() {
+            let got = embed(graph.as_ref(), ids);
+            let what = format!("{} `{:.30}`", backend.id(), DESCRIPTIONS[text]);
+            let squares: f64 = got.iter().map(|value| f64::from(*value).powi(2)).sum();
+            let length = (squares / EMBEDDING_SIZE as f64).sqrt();
+            assert!((length - 1.0).abs() < 1e-4, "{what}: length {length} times √E");
+            let near = cosine(&got, &REFERENCE[text]);
+            assert!(near >= 0.99, "{what}: cosine {near} to candle");
+        }
+        // The mask reaches both the foreign part and ours.
+        let (short, long) = (TOKENS[3].as_slice(), TOKENS[8].as_slice());
+        let together = embed_padded(graph.as_ref(), &[short, long], long.len() + 9);
+        let near = cosine(&together[0], &embed(graph.as_ref(), short));
+        assert!(near >= 0.9999, "{}: cosine {near} to the unpadded text", backend.id());
     }
 }
 

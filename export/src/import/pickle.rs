@@ -15,7 +15,7 @@
 
 mod calls;
 mod input;
-mod opcode;
+pub(crate) mod opcode;
 
 use input::Input;
 use opcode as op;

@@ -1,7 +1,7 @@
 //! Tests of `import`. In go archives made of the golden networks, by a writer of our own and by one
 //! in Python; out come these networks to the bit, and the golden adapters.
 
-mod case;
+pub(crate) mod case;
 mod frozen;
 mod hostile;
 mod writer;

@@ -26,7 +26,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use super::error::ArchiveError;
 
 /// Largest file whose fields all fit 32 bits.
-const MAX_FILE_BYTES: u64 = (1 << 32) - 2;
+pub(crate) const MAX_FILE_BYTES: u64 = (1 << 32) - 2;
 /// Most entries; a state dict has one per storage.
 const MAX_ENTRIES: usize = 1 << 13;
 /// Largest directory that is read.
@@ -307,7 +307,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The CRC-32 of zip files (polynomial 0xEDB88320, reflected).
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     static TABLE: [u32; 256] = crc_table();
     let step = |crc: u32, byte: &u8| {
         let [low, ..] = crc.to_le_bytes();

@@ -242,7 +242,7 @@ impl t2lc_open_options {
             "" => Provider::Auto,
             name => name.parse().map_err(|error| Failure::argument("options.provider", error))?,
         };
-        let kind = kind.unwrap_or_else(|| backend::choose(bundle.graph_bytes(), provider));
+        let kind = kind.unwrap_or_else(|| bundle.suited_backend(provider));
         if kind == BackendKind::Exact
             && self.threads != 0
             && matches!(provider, Provider::Auto | Provider::Cpu)

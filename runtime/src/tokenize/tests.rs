@@ -139,8 +139,10 @@ mod library {
         let characters: Vec<char> = ('\u{1}'..=char::MAX).collect();
         let mut different: Vec<char> = Vec::new();
         for row in characters.chunks(64) {
-            let text =
-                |row: &[char]| row.iter().map(|c| format!("in{c}to {c}")).collect::<String>();
+            let text = |row: &[char]| {
+                let words: Vec<String> = row.iter().map(|c| format!("in{c}to")).collect();
+                words.join(" ")
+            };
             let split = |row: &[char]| {
                 let text = text(row);
                 ours.ids(&text, 4096) == library.ids(&text, 4096).unwrap()

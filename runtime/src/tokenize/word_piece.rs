@@ -42,6 +42,7 @@ struct File {
 }
 
 #[derive(Debug, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // as the file has it
 struct AddedToken {
     id: u32,
     content: String,
@@ -110,7 +111,7 @@ impl WordPiece {
             .map(|token| (token.content, token.id))
             .collect();
         // Where several begin at the same place the longest counts.
-        special.sort_by(|a, b| b.0.len().cmp(&a.0.len()));
+        special.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
         Ok(Ok(Self {
             text,
             vocabulary: model.vocab,

@@ -4,7 +4,7 @@
 
 macro_rules! opcodes {
     ($($name:ident = $code:literal),+ $(,)?) => {
-        $(pub(super) const $name: u8 = $code;)+
+        $(pub(crate) const $name: u8 = $code;)+
 
         /// Name of an opcode.
         pub(super) fn name(code: u8) -> &'static str {

@@ -20,7 +20,7 @@ use crate::hypernet::build_hypernet;
 use crate::import::{Arguments, Companions, ImportError, Imported, ModuleOrder, import};
 use crate::weights::WeightType;
 
-pub(super) const VARIANTS: [Variant; 3] = [Variant::L, Variant::M, Variant::S];
+pub(crate) const VARIANTS: [Variant; 3] = [Variant::L, Variant::M, Variant::S];
 
 pub(super) fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/golden").join(path)
@@ -64,16 +64,16 @@ fn toy_base() -> BaseModel {
 
 /// All that goes into an import.
 #[derive(Clone)]
-pub(super) struct Case {
+pub(crate) struct Case {
     pub(super) state: StateDict,
-    pub(super) arguments: Arguments,
+    pub(crate) arguments: Arguments,
     pub(super) adapter: Value,
     pub(super) order: ModuleOrder,
 }
 
 impl Case {
     /// The golden network in the order of the reference, with the zeros that it keeps.
-    pub(super) fn new(variant: Variant) -> Self {
+    pub(crate) fn new(variant: Variant) -> Self {
         let golden = Golden::read(variant).tensors;
         let config = tiny_config(variant);
         let mut state = StateDict::default();
@@ -104,7 +104,7 @@ impl Case {
         Self { state, arguments, adapter, order: ModuleOrder::Recovered }
     }
 
-    pub(super) fn import(&self) -> Result<Imported, ImportError> {
+    pub(crate) fn import(&self) -> Result<Imported, ImportError> {
         self.import_archive(self.state.archive())
     }
 
@@ -124,7 +124,7 @@ impl Case {
     }
 
     /// Gives all values of the tensors with this prefix one value.
-    pub(super) fn fill(&mut self, prefix: &str, value: f32) {
+    pub(crate) fn fill(&mut self, prefix: &str, value: f32) {
         for (_, place) in self.state.tensors.iter().filter(|(name, _)| name.starts_with(prefix)) {
             let storage = &mut self.state.storages[place.storage];
             storage.bytes = value.to_le_bytes().repeat(storage.elements);
@@ -132,7 +132,7 @@ impl Case {
     }
 
     /// Puts the tensors of `v_proj` with this prefix before those of `q_proj`.
-    pub(super) fn swap_modules(&mut self, prefix: &str) {
+    pub(crate) fn swap_modules(&mut self, prefix: &str) {
         let start = self.state.tensors.iter().position(|(name, _)| name.starts_with(prefix));
         // Variant L has no `out_emb`.
         let Some(start) = start else { return };

@@ -18,6 +18,7 @@ use t2lc_runtime::quantize::Quantization;
 use super::case::{Case, Golden, VARIANTS};
 use crate::checkpoint::Variant;
 use crate::checkpoint::tests::scratch;
+use crate::encoder::EncoderSource;
 use crate::error::ExportError;
 use crate::freeze::{Descriptions, FreezeOptions, Provenance, freeze};
 use crate::import::Imported;
@@ -149,7 +150,7 @@ fn frozen(
     let origin = imported.origin(&b"weights"[..], &Case::new(Variant::L).order, None).unwrap();
     let files = freeze(
         &imported.checkpoint,
-        &encoder,
+        &EncoderSource::Directory(encoder),
         &Descriptions { training, unseen: Vec::new() },
         Provenance::Imported(origin),
         &options,
