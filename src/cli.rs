@@ -11,6 +11,7 @@ pub(crate) mod convert;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod failure;
+pub(crate) mod freeze;
 pub(crate) mod import;
 pub(crate) mod inspect;
 #[cfg(all(feature = "train", feature = "llama"))]
@@ -28,9 +29,7 @@ pub(crate) mod write_back;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use t2lc_export::encoder::Pooling;
-use t2lc_export::weights::WeightType;
-use t2lc_runtime::backend::{BackendKind, Provider};
+use t2lc_runtime::backend::Provider;
 use t2lc_runtime::compile::Format;
 use t2lc_runtime::quantize::Quantization;
 
@@ -84,7 +83,8 @@ pub(crate) enum Command {
     },
     /// Read a checkpoint of the reference implementation of Text-to-LoRA
     #[command(after_help = "Example: t2lc import trained_t2l/mistral_7b_t2l \
-                            --base-config Mistral-7B-Instruct-v0.2/config.json -o mistral")]
+                            --base-config Mistral-7B-Instruct-v0.2/config.json \
+                            --encoder gte-large-en-v1.5 -o mistral.t2lc")]
     Import(import::ImportArgs),
     /// Freeze a checkpoint and a text encoder into a bundle
     #[command(after_help = "Example: t2lc export run/step-000500 --encoder all-MiniLM-L6-v2 \
@@ -271,28 +271,12 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct ExportArgs {
     /// Checkpoint directory that training or import wrote
     pub(crate) checkpoint: PathBuf,
-    /// Hugging Face directory of the text encoder
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["encoder_onnx", "format"])]
-    pub(crate) encoder: Option<PathBuf>,
-    /// ONNX file of a text encoder that gives hidden states, instead of its directory
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["encoder", "encoder_weights"])]
-    pub(crate) encoder_onnx: Option<PathBuf>,
-    /// Tokenizer of the ONNX file [default: tokenizer.json beside it or one directory up]
-    #[arg(long, value_name = "FILE", requires = "encoder_onnx")]
-    pub(crate) tokenizer: Option<PathBuf>,
-    /// Pooling for the ONNX file: mean or cls [default: what 1_Pooling near it says, else mean]
-    #[arg(long, requires = "encoder_onnx")]
-    pub(crate) pooling: Option<Pooling>,
-    /// What runs the text encoder here: exact, tract or ort
-    #[arg(long, default_value_t = BackendKind::Exact)]
-    pub(crate) backend: BackendKind,
+    #[command(flatten)]
+    pub(crate) freeze: freeze::FreezeArgs,
     /// Task pack the checkpoint was trained on
     #[arg(long, value_name = "DIR", conflicts_with = "descriptions")]
     pub(crate) pack: Option<PathBuf>,
-    /// What an imported checkpoint was trained on, if known: lines `task<TAB>description`
-    #[arg(long, value_name = "FILE")]
-    pub(crate) descriptions: Option<PathBuf>,
-    /// Bundle directory to write
+    /// Directory to write
     #[arg(short, long)]
     pub(crate) output: PathBuf,
     /// Form of the output: bundle, or text-to-lora for a checkpoint of the reference implementation
@@ -301,29 +285,10 @@ pub(crate) struct ExportArgs {
     /// Where the reference finds the base: a path or a hub name [default: the base's name]
     #[arg(long, value_name = "NAME", requires = "format")]
     pub(crate) model_dir: Option<String>,
-    /// Name of the bundle [default: the base's name in lower case]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Version of the bundle
-    #[arg(long, default_value = "1")]
-    pub(crate) bundle_version: String,
     /// Licence of the hypernetwork [default: CC-BY-SA-4.0; of an imported one, that given on import]
     #[arg(long)]
     pub(crate) licence: Option<String>,
-    /// Name of the text encoder [default: all-MiniLM-L6-v2; of an imported checkpoint or an ONNX
-    /// file, that of the encoder's directory]
-    #[arg(long)]
-    pub(crate) encoder_name: Option<String>,
-    /// Licence of the text encoder [default: that of all-MiniLM-L6-v2, Apache-2.0; else unknown]
-    #[arg(long)]
-    pub(crate) encoder_licence: Option<String>,
-    /// Weight type of the encoder: f32, f16 or int8
-    #[arg(long, default_value_t = WeightType::Int8)]
-    pub(crate) encoder_weights: WeightType,
-    /// Weight type of the hypernetwork: f32, f16 or int8
-    #[arg(long, default_value_t = WeightType::Int8)]
-    pub(crate) hypernet_weights: WeightType,
-    /// Overwrite an existing bundle
+    /// Overwrite an existing output
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -338,7 +338,8 @@ impl GraphBuilder {
         let fixed = shape.iter().copied().map(Dim::Fixed).collect();
         let value = self.register(name.clone(), element, fixed)?;
         let data_type = element.code();
-        let tensor = TensorProto { dims, data_type, name, raw_data: raw, ..TensorProto::default() };
+        let tensor =
+            TensorProto { dims, data_type, name, raw_data: raw.into(), ..TensorProto::default() };
         self.initializers.push(tensor);
         Ok(value)
     }

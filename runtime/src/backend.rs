@@ -10,6 +10,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bytes::Bytes;
+
 pub mod exact;
 #[cfg(feature = "ort")]
 pub mod ort;
@@ -111,11 +113,19 @@ pub trait Graph: Send + Sync {
 
 /// A runtime that can load graphs.
 pub trait Backend: Send + Sync {
-    /// Loads an ONNX model; `name` is used in errors.
+    /// Loads an ONNX model, whose memory the graph may keep; `name` is used in errors.
     ///
     /// # Errors
     /// Bytes that are not a model, or one with operations the runtime lacks.
-    fn load(&self, name: &str, onnx: &[u8]) -> Result<Box<dyn Graph>, BackendError>;
+    fn load_shared(&self, name: &str, onnx: Bytes) -> Result<Box<dyn Graph>, BackendError>;
+
+    /// Loads an ONNX model from a copy of it.
+    ///
+    /// # Errors
+    /// As [`Backend::load_shared`].
+    fn load(&self, name: &str, onnx: &[u8]) -> Result<Box<dyn Graph>, BackendError> {
+        self.load_shared(name, Bytes::copy_from_slice(onnx))
+    }
 
     /// Class of arithmetic, for example `tract/0.23`: equal recipes give equal bytes only for
     /// equal ids on equal CPUs, with [`exact`] on any CPU.

@@ -10,11 +10,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use crate::backend::{BackendKind, Provider, choose};
 use crate::digest::Digest;
 use crate::manifest::{ADOPTED_WEIGHTS, Manifest, SCHEMA};
+use source::map;
 pub use source::{BundleReader, FileRange};
-use source::{Bytes, map};
 
 /// Name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
@@ -122,7 +124,7 @@ impl Bundle {
     pub fn from_static(files: &[(&str, &'static [u8])]) -> Result<Self, BundleError> {
         Self::assemble(|name, _| {
             let found = files.iter().find(|(n, _)| *n == name);
-            found.map(|(_, bytes)| Bytes::Static(bytes)).ok_or_else(|| missing(name))
+            found.map(|(_, bytes)| Bytes::from_static(bytes)).ok_or_else(|| missing(name))
         })
     }
 
@@ -135,7 +137,7 @@ impl Bundle {
         Self::assemble(|name, limit| {
             let (_, bytes) = files.iter().find(|(n, _)| *n == name).ok_or_else(|| missing(name))?;
             check_size(name, limit, bytes.len() as u64)?;
-            Ok(Bytes::owned(bytes.to_vec()))
+            Ok(Bytes::copy_from_slice(bytes))
         })
     }
 
@@ -170,7 +172,7 @@ impl Bundle {
                 .map_err(|_| fail(std::io::ErrorKind::OutOfMemory.into()))?;
             bytes.resize(size, 0);
             reader.read(name, &mut bytes).map_err(fail)?;
-            Ok(Bytes::owned(bytes))
+            Ok(Bytes::from(bytes))
         })
     }
 
@@ -179,24 +181,23 @@ impl Bundle {
         mut get: impl FnMut(&str, u64) -> Result<Bytes, BundleError>,
     ) -> Result<Self, BundleError> {
         let manifest_bytes = get(MANIFEST, MAX_MANIFEST_BYTES)?;
-        let manifest_bytes = manifest_bytes.as_slice();
-        let manifest = parse_manifest(manifest_bytes)?;
+        let manifest = parse_manifest(&manifest_bytes)?;
         let mut files = BTreeMap::new();
         for name in FILES {
             let entry = manifest.files.get(name).ok_or_else(|| missing(name))?;
             let bytes = get(name, entry.size_bytes)?;
-            let (expected, got) = (entry.size_bytes, bytes.as_slice().len() as u64);
+            let (expected, got) = (entry.size_bytes, bytes.len() as u64);
             if expected != got {
                 return Err(BundleError::Size { file: name.into(), expected, got });
             }
-            let (expected, got) = (entry.sha256, Digest::of(bytes.as_slice()));
+            let (expected, got) = (entry.sha256, Digest::of(&bytes));
             if expected != got {
                 return Err(BundleError::DigestMismatch { file: name.into(), expected, got });
             }
             files.insert(name.to_owned(), bytes);
         }
-        let digest = Digest::of(manifest_bytes);
-        let manifest_json = String::from_utf8_lossy(manifest_bytes).into_owned();
+        let digest = Digest::of(&manifest_bytes);
+        let manifest_json = String::from_utf8_lossy(&manifest_bytes).into_owned();
         Ok(Self { manifest, digest, manifest_json, files })
     }
 
@@ -212,15 +213,15 @@ impl Bundle {
             return choose(u64::MAX, provider);
         }
         let graphs = [ENCODER, HYPERNET].into_iter().filter_map(|name| self.files.get(name));
-        choose(graphs.map(|bytes| bytes.as_slice().len() as u64).sum(), provider)
+        choose(graphs.map(|bytes| bytes.len() as u64).sum(), provider)
     }
 
-    /// Bytes of one of [`FILES`].
+    /// Bytes of one of [`FILES`]; copies of them share the memory.
     ///
     /// # Errors
     /// Another name.
-    pub fn file(&self, name: &str) -> Result<&[u8], BundleError> {
-        self.files.get(name).map(Bytes::as_slice).ok_or_else(|| missing(name))
+    pub fn file(&self, name: &str) -> Result<&Bytes, BundleError> {
+        self.files.get(name).ok_or_else(|| missing(name))
     }
 }
 

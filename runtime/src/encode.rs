@@ -63,7 +63,7 @@ impl Encoder {
     /// Files that the tokenizer or the backend refuses.
     pub fn load(bundle: &Bundle, backend: &dyn Backend) -> Result<Self, EncodeError> {
         let info = &bundle.manifest.encoder;
-        let graph = backend.load(ENCODER, bundle.file(ENCODER)?)?;
+        let graph = backend.load_shared(ENCODER, bundle.file(ENCODER)?.clone())?;
         Self::from_parts(bundle.file(TOKENIZER)?, graph, info.embedding_size, info.max_tokens)
     }
 

@@ -64,7 +64,7 @@ impl Generator {
     /// # Errors
     /// A graph that the backend refuses.
     pub fn load(bundle: &Bundle, backend: &dyn Backend) -> Result<Self, GenerateError> {
-        let graph = backend.load(HYPERNET, bundle.file(HYPERNET)?)?;
+        let graph = backend.load_shared(HYPERNET, bundle.file(HYPERNET)?.clone())?;
         let rank = bundle.manifest.hypernet.rank;
         Ok(Self { graph, base: bundle.manifest.base.clone(), rank })
     }

@@ -7,7 +7,10 @@
 //! [`Option`], so that an attribute whose value is 0 is still written. Fields that are not listed
 //! here are skipped on reading; decoding never panics and recursion is limited by the decoder.
 //!
-//! Tensor bytes are little-endian and row-major in [`TensorProto::raw_data`].
+//! Tensor bytes are little-endian and row-major in [`TensorProto::raw_data`]; decoded from [`Bytes`],
+//! they are not copied.
+
+use bytes::Bytes;
 
 /// Codes of [`TensorProto::data_type`] and [`TensorType::elem_type`].
 pub mod data_type {
@@ -213,8 +216,8 @@ pub struct TensorProto {
     #[prost(string, tag = "8")]
     pub name: String,
     /// Elements, little-endian and row-major.
-    #[prost(bytes = "vec", tag = "9")]
-    pub raw_data: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub raw_data: Bytes,
 }
 
 /// Name and type of a graph input or output.

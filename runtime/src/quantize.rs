@@ -12,6 +12,7 @@ mod blocks;
 use std::fmt;
 use std::str::FromStr;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
@@ -182,14 +183,8 @@ pub fn quantize(
             out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             Ok(())
         }
-        Quantization::F16 => each_value(values, &mut out, |value| {
-            let half = f16::from_f32(value);
-            half.is_finite().then_some(half.to_le_bytes())
-        }),
-        Quantization::Bf16 => each_value(values, &mut out, |value| {
-            let half = bf16::from_f32(value);
-            half.is_finite().then_some(half.to_le_bytes())
-        }),
+        Quantization::F16 => each_value::<f16>(values, &mut out, f16::INFINITY.to_bits()),
+        Quantization::Bf16 => each_value::<bf16>(values, &mut out, bf16::INFINITY.to_bits()),
         Quantization::Q8_0 => each_block(values, &mut out, blocks::quantize_q8_0),
         Quantization::Q4_0 => each_block(values, &mut out, blocks::quantize_q4_0),
         Quantization::Q4_1 => each_block(values, &mut out, blocks::quantize_q4_1),
@@ -230,14 +225,22 @@ pub fn dequantize(quantization: Quantization, bytes: &[u8]) -> Result<Vec<f32>, 
 /// Index and content of what overflowed.
 type Overflow = (usize, f32);
 
-fn each_value(
+/// Stores finite values in 16 bits; those of `infinity` are set where one overflows.
+fn each_value<T: Copy + Default>(
     values: &[f32],
     out: &mut Vec<u8>,
-    store: impl Fn(f32) -> Option<[u8; 2]>,
-) -> Result<(), Overflow> {
-    for (index, &value) in values.iter().enumerate() {
-        out.extend(store(value).ok_or((index, value))?);
+    infinity: u16,
+) -> Result<(), Overflow>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut halves = vec![T::default(); values.len()];
+    halves.convert_from_f32_slice(values);
+    let bits = halves.reinterpret_cast();
+    if let Some(index) = bits.iter().position(|bits| bits & infinity == infinity) {
+        return Err((index, values[index]));
     }
+    out.extend(bits.iter().flat_map(|bits| bits.to_le_bytes()));
     Ok(())
 }
 

@@ -30,6 +30,7 @@ import tempfile
 import time
 import types
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -125,18 +126,19 @@ def hypernet_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def values(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray:
-    """Weights about as large as trained ones."""
+def values(
+    name: str, shape: tuple[int, ...], draw: np.random.Generator, spread: float | None = None
+) -> np.ndarray:
+    """Weights as before training: normal with this spread, or such that outputs are as inputs."""
     if name.split(".")[0] in ("AB_offset", "mean_recon_target", "std_recon_target"):
         return np.zeros(shape, np.float32)
     if len(shape) == 1:
-        is_factor = name.endswith("weight")
-        return (is_factor + 0.05 * draw.standard_normal(shape)).astype(np.float32)
-    return draw.standard_normal(shape, np.float32) * np.float32(shape[1] ** -0.5)
+        return np.full(shape, name.endswith("weight"), np.float32)
+    return draw.standard_normal(shape, np.float32) * np.float32(spread or shape[1] ** -0.5)
 
 
 def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Random tensors, one after the other."""
+    """Random tensors, one after the other, with the spread that BERT's have at first."""
     draw, header, start = np.random.default_rng(1), {}, 0
     for name, shape in shapes.items():
         end = start + 4 * int(np.prod(shape))
@@ -146,7 +148,7 @@ def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
-            file.write(values(name, shape, draw).tobytes())
+            file.write(values(name, shape, draw, 0.02).tobytes())
 
 
 def write_archive(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -187,8 +189,6 @@ def write_archive(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
             if isinstance(value, Storage):
                 return ("storage", FloatStorage, str(value.key), "cpu", value.elements)
             return None
-
-    from collections import OrderedDict
 
     state = OrderedDict((name, Tensor(key, shape)) for key, (name, shape) in enumerate(shapes.items()))
     draw = np.random.default_rng(2)
@@ -234,8 +234,8 @@ def folder_gb(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.iterdir()) / 1e9
 
 
-def delta_w(folder: Path) -> dict[str, np.ndarray]:
-    """`B A` of every module of a PEFT directory."""
+def matrices(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of a PEFT directory in f64."""
     data = (folder / "adapter_model.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8:8 + length])
@@ -243,18 +243,25 @@ def delta_w(folder: Path) -> dict[str, np.ndarray]:
     tensors = {}
     for name, entry in header.items():
         start, end = (8 + length + offset for offset in entry["data_offsets"])
-        tensors[name] = np.frombuffer(data[start:end], np.float32).reshape(entry["shape"])
-    return {
-        name: tensors[name.replace("lora_A", "lora_B")] @ matrix
-        for name, matrix in tensors.items() if "lora_A" in name
-    }
+        tensor = np.frombuffer(data[start:end], np.float32).reshape(entry["shape"])
+        tensors[name] = tensor.astype(np.float64)
+    return tensors
 
 
 def distance(folder: Path, reference: Path) -> float:
     """Relative Frobenius norm of the difference of two adapters."""
-    got, want = delta_w(folder), delta_w(reference)
-    squares = sum(float(np.sum((got[name] - want[name]) ** 2.0)) for name in want)
-    return (squares / sum(float(np.sum(matrix ** 2.0)) for matrix in want.values())) ** 0.5
+    got, want = matrices(folder), matrices(reference)
+    squares = {"difference": 0.0, "reference": 0.0}
+    for name, a in want.items():
+        if "lora_A" not in name:
+            continue
+        other = name.replace("lora_A", "lora_B")
+        # The squared norm of B A is the trace of BᵀB · AAᵀ, and a difference is a product, too.
+        left = np.hstack([got[other], -want[other]])
+        right = np.vstack([got[name], a])
+        for key, (b, a) in {"difference": (left, right), "reference": (want[other], a)}.items():
+            squares[key] += float(np.sum((b.T @ b) * (a @ a.T)))
+    return (max(squares["difference"], 0.0) / squares["reference"]) ** 0.5
 
 
 def build_timer(work: Path) -> Path:

@@ -44,6 +44,8 @@ mod weight;
 use std::num::NonZero;
 use std::thread;
 
+use bytes::Bytes;
+
 use super::{Backend, BackendError, Graph};
 use fault::{Fault, differs};
 use run::ExactGraph;
@@ -76,7 +78,7 @@ impl Default for Exact {
 }
 
 impl Backend for Exact {
-    fn load(&self, name: &str, onnx: &[u8]) -> Result<Box<dyn Graph>, BackendError> {
+    fn load_shared(&self, name: &str, onnx: Bytes) -> Result<Box<dyn Graph>, BackendError> {
         let plan = check_platform().and_then(|()| graph::load(onnx, self.threads));
         let plan = plan.map_err(|fault| BackendError::Load {
             backend: self.id(),

@@ -23,6 +23,7 @@ use ::ort::logging::LogLevel;
 use ::ort::session::builder::AutoDevicePolicy;
 use ::ort::session::{Session, SessionInputValue};
 use ::ort::value::TensorRef;
+use bytes::Bytes;
 use prost::Message;
 
 use super::{Backend, BackendError, Graph, Provider, Tensor};
@@ -94,10 +95,10 @@ impl Ort {
 }
 
 impl Backend for Ort {
-    fn load(&self, name: &str, onnx: &[u8]) -> Result<Box<dyn Graph>, BackendError> {
+    fn load_shared(&self, name: &str, onnx: Bytes) -> Result<Box<dyn Graph>, BackendError> {
         let fail = |reason| BackendError::Load { backend: self.id(), graph: name.into(), reason };
-        check_interface(onnx).map_err(fail)?;
-        let session = session(&self.environment, self.provider, onnx);
+        check_interface(&onnx).map_err(fail)?;
+        let session = session(&self.environment, self.provider, &onnx);
         let session = session.map_err(|e| fail(e.to_string()))?;
         Ok(Box::new(OrtGraph { name: name.into(), backend: self.id(), session: session.into() }))
     }

@@ -7,6 +7,7 @@ mod widen;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use tract_onnx::prelude::{
     DatumType, Framework, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec,
@@ -24,7 +25,7 @@ const ID: &str = "tract/0.23.9";
 pub struct Tract;
 
 impl Backend for Tract {
-    fn load(&self, name: &str, onnx: &[u8]) -> Result<Box<dyn Graph>, BackendError> {
+    fn load_shared(&self, name: &str, onnx: Bytes) -> Result<Box<dyn Graph>, BackendError> {
         let fail =
             |reason: String| BackendError::Load { backend: self.id(), graph: name.into(), reason };
         let (model, inputs, outputs) = {

@@ -9,9 +9,9 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 
-use memmap2::{Mmap, MmapOptions};
+use bytes::Bytes;
+use memmap2::MmapOptions;
 
 /// The caller's own way to the files of a bundle.
 pub trait BundleReader {
@@ -38,28 +38,6 @@ pub struct FileRange<'a> {
     pub size_bytes: u64,
 }
 
-/// The bytes of a file; copies share them.
-#[derive(Debug, Clone)]
-pub(super) enum Bytes {
-    Static(&'static [u8]),
-    Owned(Arc<Vec<u8>>),
-    Mapped(Arc<Mmap>),
-}
-
-impl Bytes {
-    pub(super) fn owned(bytes: Vec<u8>) -> Self {
-        Self::Owned(Arc::new(bytes))
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Static(bytes) => bytes,
-            Self::Owned(bytes) => bytes,
-            Self::Mapped(map) => map,
-        }
-    }
-}
-
 /// Maps a range of a file, which must lie within it.
 pub(super) fn map(file: &File, offset: u64, size_bytes: u64) -> io::Result<Bytes> {
     let end = offset.checked_add(size_bytes);
@@ -73,10 +51,10 @@ pub(super) fn map(file: &File, offset: u64, size_bytes: u64) -> io::Result<Bytes
     };
     if size == 0 {
         // Systems refuse to map nothing.
-        return Ok(Bytes::Static(&[]));
+        return Ok(Bytes::new());
     }
     // SAFETY: the range lies within the file, and it is up to whoever placed the bundle that it is
     // not changed while it is open, as the documentation of the module says.
     let map = unsafe { MmapOptions::new().offset(offset).len(size).map(file) }?;
-    Ok(Bytes::Mapped(Arc::new(map)))
+    Ok(Bytes::from_owner(map))
 }

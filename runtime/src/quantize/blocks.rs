@@ -34,8 +34,7 @@ pub(super) struct HalfOverflow(pub(super) f32);
 
 /// Appends a block of `q8_0`.
 pub(super) fn quantize_q8_0(block: &Block, out: &mut Vec<u8>) -> Result<(), HalfOverflow> {
-    let magnitude = block.iter().fold(0.0_f32, |magnitude, value| magnitude.max(value.abs()));
-    let scale = magnitude / 127.0;
+    let scale = magnitude(block) / 127.0;
     let inverse = reciprocal(scale);
     out.extend(half_bytes(scale)?);
     out.extend_from_slice(&block.map(|value| rounded(value * inverse).cast_unsigned()));
@@ -124,6 +123,17 @@ pub(super) fn dequantize_q5_1(block: &[u8; 24]) -> Block {
     let (scale, min) = (half_value([*s0, *s1]), half_value([*m0, *m1]));
     let fifth_bits = u32::from_le_bytes([*h0, *h1, *h2, *h3]);
     unpack(nibbles, fifth_bits).map(|code| f32::from(code) * scale + min)
+}
+
+/// The largest magnitude; eight at a time, which fills a vector register.
+fn magnitude(block: &Block) -> f32 {
+    let mut largest = [0.0_f32; 8];
+    for values in block.as_chunks::<8>().0 {
+        for (largest, value) in largest.iter_mut().zip(values) {
+            *largest = largest.max(value.abs());
+        }
+    }
+    largest.into_iter().fold(0.0, f32::max)
 }
 
 /// The value of the largest magnitude, with its sign; the first of equals.

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use bytes::Bytes;
+
 use super::{Demand, Difference, Origin, RebuildError, Rebuilt, rebuild};
 use crate::backend::{Backend, BackendError, BackendKind, Graph, Provider, Tensor};
 use crate::base::TargetModule;
@@ -32,7 +34,7 @@ struct MadeUp {
 }
 
 impl Backend for MadeUp {
-    fn load(&self, _: &str, _: &[u8]) -> Result<Box<dyn Graph>, BackendError> {
+    fn load_shared(&self, _: &str, _: Bytes) -> Result<Box<dyn Graph>, BackendError> {
         Ok(Box::new(*self))
     }
 

@@ -79,6 +79,11 @@ pub(super) fn sigmoid_all(values: &mut [f32]) {
     Arch::new().dispatch(Apply(values, PhantomData::<Sigmoid>));
 }
 
+/// The values of little-endian f16 as f32.
+pub(super) fn widen_halves(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|half| widen_half(u16::from_le_bytes(*half))).collect()
+}
+
 /// The f32 of the same value as the f16 with these bits; NaN stays NaN.
 #[inline(always)]
 pub(super) fn widen_half(bits: u16) -> f32 {

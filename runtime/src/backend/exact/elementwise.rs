@@ -6,7 +6,7 @@
 
 use std::iter::repeat_n;
 
-use super::arithmetic::{erf_all, sigmoid_all, widen_half};
+use super::arithmetic::{erf_all, sigmoid_all, widen_halves};
 use super::fault::{Fault, differs};
 use super::strides::{Offsets, broadcast, broadcast_strides};
 use super::tensor::{Dense, Element, Elements, element_count};
@@ -132,8 +132,8 @@ pub(super) fn cast(x: &Dense, to: Element) -> Result<Dense, Fault> {
     element_count(x.shape(), Element::F32)?;
     let values = match x.elements() {
         Elements::F32(values) => values.to_vec(),
-        Elements::F16(values) => values.iter().map(|half| widen_half(*half)).collect(),
-        Elements::I8(values) => values.iter().map(|byte| f32::from(*byte)).collect(),
+        Elements::F16(bytes) => widen_halves(bytes),
+        Elements::I8(bytes) => bytes.iter().map(|byte| f32::from(byte.cast_signed())).collect(),
         Elements::I64(values) => values.iter().map(|number| *number as f32).collect(),
     };
     Dense::f32(x.shape().to_vec(), values)

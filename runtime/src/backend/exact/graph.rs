@@ -5,22 +5,23 @@
 //! exporter writes is an error: another operator set, a value read before it is defined or defined
 //! twice, a constant whose bytes do not fill its shape, a name that is empty.
 //!
-//! A node whose operands are all constants runs here, once. Weights in 8 and 16 bits are the
-//! exception: the nodes that would widen them are kept back as a [`Stored`], and become a packed
-//! [`Weight`] where they are the right operand of a matrix product.
+//! A node whose operands are all constants runs here, once. Weights are the exception: what the
+//! model has of them, and the nodes that would widen those in 8 and 16 bits, are kept back as a
+//! [`Stored`], which becomes a [`Weight`] where it is the right operand of a matrix product.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::elementwise::Binary;
 use super::fault::{Fault, differs};
 use super::layout::reshaped;
 use super::operator::Operator;
-use super::tensor::{Dense, Element};
+use super::tensor::{Dense, Element, Raw};
 use super::weight::{Stored, Weight};
-use crate::onnx::{DimensionValue, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use crate::onnx::{DimensionValue, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// Version of the standard operator set.
 const OPSET_VERSION: i64 = 18;
@@ -97,7 +98,7 @@ pub(super) struct Step {
 pub(super) enum Action {
     /// Runs an operator.
     Run(Operator),
-    /// Multiplies its one operand with a packed weight.
+    /// Multiplies its one operand with a weight.
     Linear(Arc<Weight>),
 }
 
@@ -105,7 +106,7 @@ pub(super) enum Action {
 ///
 /// # Errors
 /// Bytes that are no model, or one with anything that the module documentation rules out.
-pub(super) fn load(bytes: &[u8], threads: usize) -> Result<Plan, Fault> {
+pub(super) fn load(bytes: Bytes, threads: usize) -> Result<Plan, Fault> {
     if bytes.len() > MAX_MODEL_BYTES {
         return Err(too_large("the model", MAX_MODEL_BYTES as u64));
     }
@@ -126,7 +127,7 @@ pub(super) fn load(bytes: &[u8], threads: usize) -> Result<Plan, Fault> {
 enum Known {
     /// A constant; with its place in the plan, if a step reads it.
     Constant { value: Dense, place: Option<usize> },
-    /// A constant that is not widened yet.
+    /// A constant that is not read or widened yet.
     Stored(Stored),
     /// Known at run time.
     Slot(usize),
@@ -135,8 +136,8 @@ enum Known {
 #[derive(Debug)]
 struct Planner {
     known: HashMap<String, Known>,
-    /// Packed weights by the name of the constant.
-    packed: HashMap<String, Arc<Weight>>,
+    /// Weights by the name of the constant.
+    weights: HashMap<String, Arc<Weight>>,
     plan: Plan,
     constant_bytes: u64,
     threads: usize,
@@ -146,7 +147,7 @@ impl Planner {
     fn new(threads: usize) -> Self {
         Self {
             known: HashMap::new(),
-            packed: HashMap::new(),
+            weights: HashMap::new(),
             plan: Plan {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
@@ -162,9 +163,11 @@ impl Planner {
     fn plan(mut self, graph: GraphProto) -> Result<Plan, Fault> {
         for tensor in graph.initializer {
             let name = tensor.name.clone();
-            let value = Dense::from_proto(tensor).map_err(|fault| fault.at("constant", &name))?;
-            self.count(value.size_bytes())?;
-            self.define(&name, Known::Constant { value, place: None })?;
+            let known = read_constant(tensor).map_err(|fault| fault.at("constant", &name))?;
+            if let Known::Constant { value, .. } = &known {
+                self.count(value.size_bytes())?;
+            }
+            self.define(&name, known)?;
         }
         for input in &graph.input {
             let input = read_input(input)?;
@@ -218,7 +221,7 @@ impl Planner {
         let known: Vec<Option<&Known>> = inputs.iter().map(|name| self.known.get(name)).collect();
         Ok(match (operator, known.as_slice()) {
             (Operator::Cast(Element::F32), [Some(Known::Constant { value, .. })]) => {
-                Stored::new(value)
+                Stored::cast(value)
             }
             (
                 Operator::Binary(Binary::Mul),
@@ -248,7 +251,7 @@ impl Planner {
         let mut inputs = node.input.as_slice();
         let mut action = None;
         if let (Operator::MatMul, [_, right]) = (&operator, inputs)
-            && let Some(weight) = self.weight(right)?
+            && let Some(weight) = self.weight(right)
         {
             action = Some(Action::Linear(weight));
             inputs = &inputs[..1];
@@ -267,24 +270,15 @@ impl Planner {
         Ok(result)
     }
 
-    /// The packed form of a constant matrix; `None` for any other value.
-    fn weight(&mut self, name: &str) -> Result<Option<Arc<Weight>>, Fault> {
-        if let Some(weight) = self.packed.get(name) {
-            return Ok(Some(Arc::clone(weight)));
+    /// A constant matrix as a weight; `None` for any other value.
+    fn weight(&mut self, name: &str) -> Option<Arc<Weight>> {
+        if let Some(weight) = self.weights.get(name) {
+            return Some(Arc::clone(weight));
         }
-        let weight = match self.known.get(name) {
-            Some(Known::Stored(stored)) => stored.pack()?,
-            Some(Known::Constant { value, .. }) => match value.shape() {
-                [inner, columns] => Some(Weight::new(value.floats()?, *inner, *columns)?),
-                _ => None,
-            },
-            _ => None,
-        };
-        let Some(weight) = weight else { return Ok(None) };
-        self.count(weight.size_bytes())?;
-        let weight = Arc::new(weight);
-        self.packed.insert(name.to_owned(), Arc::clone(&weight));
-        Ok(Some(weight))
+        let Some(Known::Stored(stored)) = self.known.get(name) else { return None };
+        let weight = Arc::new(stored.weight()?);
+        self.weights.insert(name.to_owned(), Arc::clone(&weight));
+        Some(weight)
     }
 
     /// Where a step finds a value; a constant gets its place in the plan.
@@ -344,6 +338,13 @@ impl Planner {
                 }
             }
         }
+    }
+}
+
+fn read_constant(tensor: TensorProto) -> Result<Known, Fault> {
+    match Stored::floats(Raw::from_proto(tensor)?) {
+        Ok(stored) => Ok(Known::Stored(stored)),
+        Err(raw) => Ok(Known::Constant { value: Dense::from_raw(&raw)?, place: None }),
     }
 }
 

@@ -15,8 +15,12 @@ macro_rules! rearranged {
     ($elements:expr, $values:ident => $result:expr) => {
         match $elements {
             Elements::F32($values) => Elements::F32(Arc::new($result)),
-            Elements::F16($values) => Elements::F16(Arc::new($result)),
-            Elements::I8($values) => Elements::I8(Arc::new($result)),
+            Elements::F16(bytes) => {
+                let ($values, _) = bytes.as_chunks::<2>();
+                let result: Vec<[u8; 2]> = $result;
+                Elements::F16(result.into_flattened().into())
+            }
+            Elements::I8($values) => Elements::I8(Vec::from($result).into()),
             Elements::I64($values) => Elements::I64(Arc::new($result)),
         }
     };

@@ -1,10 +1,10 @@
-//! Matrix products: `[…, m, k] × [k, n]` with a packed weight, and `[…, m, k] × […, k, n]` with
+//! Matrix products: `[…, m, k] × [k, n]` with a constant weight, and `[…, m, k] × […, k, n]` with
 //! leading dimensions that broadcast.
 //!
 //! An output element is the sum over `k = 0, 1, …` of separately rounded products, added one after
 //! the other to 0. Nothing else here has any influence on it: a panel of [`WIDTH`] columns is
 //! computed for up to eight rows at once, the sums wait in memory while the next [`DEPTH`] rows of
-//! the weight are widened, and threads divide the panels among them, but each element has its own
+//! some panels are widened, and threads divide the panels among them, but each element has its own
 //! sum that takes its terms in the same order.
 //!
 //! The loops are plain Rust, compiled several times: [`Arch::dispatch`] runs the copy that is made
@@ -14,6 +14,7 @@
 
 #![allow(clippy::inline_always, reason = "only inlined code is compiled for the CPU's vectors")]
 
+use std::ops::Range;
 use std::thread;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -21,20 +22,24 @@ use pulp::{Arch, Simd, WithSimd};
 use super::fault::{Fault, differs};
 use super::strides::{Offsets, broadcast, broadcast_strides};
 use super::tensor::{Dense, Element, element_count};
-use super::weight::{WIDTH, Weight};
+use super::weight::{Rows, WIDTH};
 
 /// Rows of a weight that are widened at once: 16 KiB of f32 a panel, so that they stay in the
 /// first-level cache.
 const DEPTH: usize = 256;
 
+/// Panels that are computed side by side: as many as have a cache line of a row of int8 weights in
+/// common, which is then read once.
+const BESIDE: usize = 4;
+
 /// Multiplications that are worth a thread.
-const PRODUCTS_PER_THREAD: usize = 4 << 20;
+const PRODUCTS_PER_THREAD: usize = 1 << 20;
 
 /// `x [..., inner] × weight [inner, columns]`.
 ///
 /// # Errors
 /// Operands that do not fit, a result over the limits.
-pub(super) fn linear(x: &Dense, weight: &Weight, threads: usize) -> Result<Dense, Fault> {
+pub(super) fn linear(x: &Dense, weight: Rows<'_>, threads: usize) -> Result<Dense, Fault> {
     let values = x.floats()?;
     match x.shape() {
         [leading @ .., rows, inner] if *inner == weight.inner() => {
@@ -67,7 +72,7 @@ pub(super) fn matmul(left: &Dense, right: &Dense, threads: usize) -> Result<Dens
         return Err(Fault::Shapes { left, right });
     }
     if right_batch.is_empty() {
-        return linear(left, &Weight::new(b, *inner, *columns)?, threads);
+        return linear(left, Rows::new(b, *inner, *columns), threads);
     }
     let batch = broadcast(left_batch, right_batch)?;
     let mut shape = batch.clone();
@@ -78,14 +83,13 @@ pub(super) fn matmul(left: &Dense, right: &Dense, threads: usize) -> Result<Dens
     for [i, j] in Offsets::new(&batch, strides) {
         let a = &a[i * left_size..(i + 1) * left_size];
         let b = &b[j * right_size..(j + 1) * right_size];
-        let weight = Weight::new(b, *inner, *columns)?;
-        values.extend(product(a, *rows, &weight, threads)?);
+        values.extend(product(a, *rows, Rows::new(b, *inner, *columns), threads)?);
     }
     Dense::f32(shape, values)
 }
 
 /// `left [rows, inner] × weight`, row-major.
-fn product(left: &[f32], rows: usize, weight: &Weight, threads: usize) -> Result<Vec<f32>, Fault> {
+fn product(left: &[f32], rows: usize, weight: Rows<'_>, threads: usize) -> Result<Vec<f32>, Fault> {
     let (inner, columns) = (weight.inner(), weight.columns());
     if rows == 0 || columns == 0 || inner == 0 {
         return Ok(vec![0.0; rows * columns]);
@@ -154,6 +158,24 @@ impl Left {
         }
         Self { values: packed, heights, rows, inner }
     }
+
+    /// Adds the products of some columns of this with as many rows of a panel to its sums.
+    #[inline(always)]
+    fn add(&self, columns: Range<usize>, right: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]]) {
+        let mut row = 0;
+        for &height in &self.heights {
+            let first = row * self.inner;
+            let place = first + columns.start * height..first + columns.end * height;
+            let (left, sums) = (&self.values[place], &mut sums[row..row + height]);
+            match height {
+                8 => add_8(left, right, sums),
+                4 => add_4(left, right, sums),
+                2 => add_2(left, right, sums),
+                _ => add_1(left, right, sums),
+            }
+            row += height;
+        }
+    }
 }
 
 /// How many rows of sums fit into the CPU's vector registers, with room for operands.
@@ -177,7 +199,7 @@ impl WithSimd for BlockHeight {
 /// The part of a product that one thread computes: all rows of some panels.
 struct Strip<'a> {
     left: &'a Left,
-    weight: &'a Weight,
+    weight: Rows<'a>,
     first_panel: usize,
     /// Row `r` of the strip's panel `p` is entry `p · rows + r`.
     sums: &'a mut [[f32; WIDTH]],
@@ -196,22 +218,15 @@ impl WithSimd for Strip<'_> {
     fn with_simd<S: Simd>(self, _simd: S) {
         let (rows, inner) = (self.left.rows, self.left.inner);
         let mut buffer = vec![[0.0; WIDTH]; DEPTH.min(inner)];
-        for (panel, sums) in self.sums.chunks_exact_mut(rows).enumerate() {
-            sums.fill([0.0; WIDTH]);
+        self.sums.fill([0.0; WIDTH]);
+        for (some, panels) in self.sums.chunks_mut(BESIDE * rows).enumerate() {
             for start in (0..inner).step_by(DEPTH) {
                 let end = inner.min(start + DEPTH);
-                let right = self.weight.rows(self.first_panel + panel, start..end, &mut buffer);
-                let mut row = 0;
-                for &height in &self.left.heights {
-                    let place = row * inner + start * height..row * inner + end * height;
-                    let (left, sums) = (&self.left.values[place], &mut sums[row..row + height]);
-                    match height {
-                        8 => add_8(left, right, sums),
-                        4 => add_4(left, right, sums),
-                        2 => add_2(left, right, sums),
-                        _ => add_1(left, right, sums),
-                    }
-                    row += height;
+                let right = &mut buffer[..end - start];
+                for (panel, sums) in panels.chunks_exact_mut(rows).enumerate() {
+                    let panel = self.first_panel + some * BESIDE + panel;
+                    self.weight.widen(panel, start..end, right);
+                    self.left.add(start..end, right, sums);
                 }
             }
         }

@@ -50,7 +50,9 @@ impl ExactGraph {
                 let operands = step.operands.iter().map(|operand| self.value(*operand, &slots));
                 let operands = operands.collect::<Result<Vec<&Dense>, Fault>>().map_err(fail)?;
                 let result = match (&step.action, operands.as_slice()) {
-                    (Action::Linear(weight), [x]) => linear(x, weight, self.threads),
+                    (Action::Linear(weight), [x]) => {
+                        weight.rows().and_then(|rows| linear(x, rows, self.threads))
+                    }
                     (Action::Linear(_), _) => Err(differs("number of operands", 1, operands.len())),
                     (Action::Run(operator), operands) => operator.run(operands, self.threads),
                 };

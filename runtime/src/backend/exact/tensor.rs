@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::fault::{Fault, differs};
 use crate::onnx::{TensorProto, data_type};
 
@@ -68,10 +70,10 @@ impl fmt::Display for Element {
 pub(super) enum Elements {
     /// 32-bit floats.
     F32(Arc<Vec<f32>>),
-    /// Half-precision floats, as their bits.
-    F16(Arc<Vec<u16>>),
+    /// Half-precision floats, little-endian.
+    F16(Bytes),
     /// Signed 8-bit integers.
-    I8(Arc<Vec<i8>>),
+    I8(Bytes),
     /// Signed 64-bit integers.
     I64(Arc<Vec<i64>>),
 }
@@ -80,8 +82,8 @@ impl Elements {
     fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
-            Self::F16(values) => values.len(),
-            Self::I8(values) => values.len(),
+            Self::F16(bytes) => bytes.len() / 2,
+            Self::I8(bytes) => bytes.len(),
             Self::I64(values) => values.len(),
         }
     }
@@ -93,6 +95,42 @@ impl Elements {
             Self::I8(_) => Element::I8,
             Self::I64(_) => Element::I64,
         }
+    }
+}
+
+/// A constant as the model has it: little-endian bytes that fill its shape, not copied.
+#[derive(Debug, Clone)]
+pub(super) struct Raw {
+    pub(super) shape: Vec<usize>,
+    pub(super) element: Element,
+    pub(super) bytes: Bytes,
+}
+
+impl Raw {
+    /// A constant of a model.
+    ///
+    /// # Errors
+    /// Another element type, sizes below 0 or over the limits, bytes that do not fill the shape or
+    /// are kept in a typed list.
+    pub(super) fn from_proto(tensor: TensorProto) -> Result<Self, Fault> {
+        let element = Element::from_code(tensor.data_type.into())?;
+        let elsewhere = !tensor.float_data.is_empty()
+            || !tensor.int32_data.is_empty()
+            || !tensor.int64_data.is_empty()
+            || !tensor.string_data.is_empty();
+        if elsewhere {
+            return Err(differs("data", "raw bytes", "a typed list"));
+        }
+        let shape: Option<Vec<usize>> =
+            tensor.dims.iter().map(|size| usize::try_from(*size).ok()).collect();
+        let shape = shape
+            .ok_or_else(|| differs("shape", "non-negative sizes", format!("{:?}", tensor.dims)))?;
+        let expected = element_count(&shape, element)? * element.size_bytes();
+        let bytes = tensor.raw_data;
+        if bytes.len() != expected {
+            return Err(differs("number of bytes", expected, bytes.len()));
+        }
+        Ok(Self { shape, element, bytes })
     }
 }
 
@@ -133,45 +171,25 @@ impl Dense {
         Self::new(shape, Elements::I64(Arc::new(values)))
     }
 
-    /// A constant of a model; its bytes move here.
+    /// A constant of a model; elements in 8 and 16 bits stay where they are.
     ///
     /// # Errors
-    /// Another element type, sizes below 0 or over the limits, bytes that do not fill the shape or
-    /// are kept in a typed list.
-    pub(super) fn from_proto(tensor: TensorProto) -> Result<Self, Fault> {
-        let element = Element::from_code(tensor.data_type.into())?;
-        let elsewhere = !tensor.float_data.is_empty()
-            || !tensor.int32_data.is_empty()
-            || !tensor.int64_data.is_empty()
-            || !tensor.string_data.is_empty();
-        if elsewhere {
-            return Err(differs("data", "raw bytes", "a typed list"));
-        }
-        let shape: Option<Vec<usize>> =
-            tensor.dims.iter().map(|size| usize::try_from(*size).ok()).collect();
-        let shape = shape
-            .ok_or_else(|| differs("shape", "non-negative sizes", format!("{:?}", tensor.dims)))?;
-        let bytes = element_count(&shape, element)? * element.size_bytes();
-        if tensor.raw_data.len() != bytes {
-            return Err(differs("number of bytes", bytes, tensor.raw_data.len()));
-        }
-        let raw = tensor.raw_data;
-        let elements = match element {
+    /// A shape over the limits.
+    pub(super) fn from_raw(raw: &Raw) -> Result<Self, Fault> {
+        let bytes = &raw.bytes;
+        let elements = match raw.element {
             Element::F32 => {
-                let (words, _) = raw.as_chunks::<4>();
+                let (words, _) = bytes.as_chunks::<4>();
                 Elements::F32(Arc::new(words.iter().map(|w| f32::from_le_bytes(*w)).collect()))
             }
-            Element::F16 => {
-                let (words, _) = raw.as_chunks::<2>();
-                Elements::F16(Arc::new(words.iter().map(|w| u16::from_le_bytes(*w)).collect()))
-            }
-            Element::I8 => Elements::I8(Arc::new(raw.into_iter().map(u8::cast_signed).collect())),
+            Element::F16 => Elements::F16(bytes.clone()),
+            Element::I8 => Elements::I8(bytes.clone()),
             Element::I64 => {
-                let (words, _) = raw.as_chunks::<8>();
+                let (words, _) = bytes.as_chunks::<8>();
                 Elements::I64(Arc::new(words.iter().map(|w| i64::from_le_bytes(*w)).collect()))
             }
         };
-        Self::new(shape, elements)
+        Self::new(raw.shape.clone(), elements)
     }
 
     /// The same elements in another shape, not copied.

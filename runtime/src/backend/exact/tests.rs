@@ -19,7 +19,7 @@ const X: &str = "x";
 const Y: &str = "y";
 
 fn constant(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
-    let (name, dims) = (name.to_owned(), dims.to_vec());
+    let (name, dims, raw_data) = (name.to_owned(), dims.to_vec(), raw_data.into());
     TensorProto { dims, data_type, name, raw_data, ..TensorProto::default() }
 }
 

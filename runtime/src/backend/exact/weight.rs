@@ -1,44 +1,58 @@
-//! Linear weights `[inner, columns]`, kept in the type they are stored in.
+//! Linear weights `[inner, columns]`, left where the model has them and in the type it has.
 //!
 //! In goes a constant matrix, or the chain of nodes by which the exporter widens one:
 //! `Cast` for f16, `Cast → Mul(scale) → Reshape` for int8 with one scale per column and group of
-//! rows. Out comes a [`Weight`]: panels of [`WIDTH`] columns, each holding its rows one after the
-//! other, the last one filled up with zeros. A panel is widened piece by piece while it is used;
-//! its elements are the same to the bit as if the nodes had run one by one.
+//! rows. Out comes a [`Weight`], whose bytes are those of the model: a mapped file is read while a
+//! product is computed, and never copied as a whole. A product takes [`Rows`] of it, for
+//! [`WIDTH`] columns at a time; their elements are the same to the bit as if the nodes had run one
+//! by one.
 
 #![allow(clippy::inline_always, reason = "only inlined code is compiled for the CPU's vectors")]
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::arithmetic::widen_half;
 use super::elementwise::{Binary, binary, cast};
-use super::fault::{Fault, differs};
-use super::tensor::{Dense, Element, Elements, element_count};
+use super::fault::Fault;
+use super::tensor::{Dense, Element, Elements, Raw};
 
-/// Columns of a panel.
+/// Columns of a panel, which is what a product computes at a time.
 pub(super) const WIDTH: usize = 16;
 
-/// A constant in 8 or 16 bits, and what widens it to f32.
+/// A constant as the model has it, and what makes f32 of it.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
-    narrow: Dense,
+    raw: Raw,
     scale: Option<Dense>,
     shape: Vec<usize>,
 }
 
 impl Stored {
+    /// A matrix of floats; gives back any other constant.
+    pub(super) fn floats(raw: Raw) -> Result<Self, Raw> {
+        if raw.element != Element::F32 || raw.shape.len() != 2 {
+            return Err(raw);
+        }
+        let shape = raw.shape.clone();
+        Ok(Self { raw, scale: None, shape })
+    }
+
     /// `Cast` of a constant to f32; `None` if it is not in 8 or 16 bits.
-    pub(super) fn new(narrow: &Dense) -> Option<Self> {
-        matches!(narrow.element(), Element::F16 | Element::I8).then(|| Self {
-            narrow: narrow.clone(),
-            scale: None,
-            shape: narrow.shape().to_vec(),
-        })
+    pub(super) fn cast(narrow: &Dense) -> Option<Self> {
+        let bytes = match narrow.elements() {
+            Elements::F16(bytes) | Elements::I8(bytes) => bytes.clone(),
+            _ => return None,
+        };
+        let shape = narrow.shape().to_vec();
+        let raw = Raw { shape: shape.clone(), element: narrow.element(), bytes };
+        Some(Self { raw, scale: None, shape })
     }
 
     /// `Mul` of `[…, rows, columns]` int8 with `[…, 1, columns]` f32; `None` for another form.
     pub(super) fn scaled(&self, scale: &Dense) -> Option<Self> {
-        let fits = match (self.narrow.shape(), scale.shape()) {
+        let fits = match (self.raw.shape.as_slice(), scale.shape()) {
             ([groups @ .., _, columns], [same_groups @ .., 1, same_columns]) => {
                 groups == same_groups && columns == same_columns
             }
@@ -46,8 +60,8 @@ impl Stored {
         };
         let applies = fits
             && scale.element() == Element::F32
-            && self.narrow.element() == Element::I8
-            && self.narrow.shape() == self.shape
+            && self.raw.element == Element::I8
+            && self.raw.shape == self.shape
             && self.scale.is_none();
         applies.then(|| Self { scale: Some(scale.clone()), ..self.clone() })
     }
@@ -67,7 +81,7 @@ impl Stored {
     /// # Errors
     /// A tensor over the limits.
     pub(super) fn widen(&self) -> Result<Dense, Fault> {
-        let wide = cast(&self.narrow, Element::F32)?;
+        let wide = cast(&Dense::from_raw(&self.raw)?, Element::F32)?;
         let wide = match &self.scale {
             Some(scale) => binary(Binary::Mul, &wide, scale)?,
             None => wide,
@@ -76,33 +90,25 @@ impl Stored {
     }
 
     /// The weight, if this is a matrix and groups are rows of it.
-    ///
-    /// # Errors
-    /// A weight over the limits.
-    pub(super) fn pack(&self) -> Result<Option<Weight>, Fault> {
-        let [inner, columns] = self.shape[..] else { return Ok(None) };
-        match (self.narrow.elements(), &self.scale) {
-            (Elements::F16(values), _) => {
-                check_size(inner, columns, Element::F16)?;
-                Ok(Some(Weight { inner, columns, cells: Cells::F16(panels(values, columns)) }))
-            }
-            (Elements::I8(values), Some(scale)) => match self.narrow.shape() {
-                [.., group, width] if *width == columns && *group > 0 => {
-                    check_size(inner, columns, Element::I8)?;
-                    check_size(inner / group, columns, Element::F32)?;
-                    let scales = panels(scale.floats()?, columns);
-                    let values = panels(values, columns);
-                    let cells = Cells::I8 { values, scales, group: *group };
-                    Ok(Some(Weight { inner, columns, cells }))
+    pub(super) fn weight(&self) -> Option<Weight> {
+        let [inner, columns] = self.shape[..] else { return None };
+        let (bytes, scale) = (self.raw.bytes.clone(), self.scale.clone());
+        let cells = match (self.raw.element, scale) {
+            (Element::F32, None) => Cells::F32(bytes),
+            (Element::F16, None) => Cells::F16(bytes),
+            (Element::I8, Some(scale)) => match self.raw.shape[..] {
+                [.., group, width] if width == columns && group > 0 => {
+                    Cells::I8 { bytes, scale, group }
                 }
-                _ => Ok(None),
+                _ => return None,
             },
-            _ => Ok(None),
-        }
+            _ => return None,
+        };
+        Some(Weight { inner, columns, cells })
     }
 }
 
-/// A weight in panels.
+/// A constant weight.
 #[derive(Debug)]
 pub(super) struct Weight {
     inner: usize,
@@ -110,31 +116,58 @@ pub(super) struct Weight {
     cells: Cells,
 }
 
-/// Row `k` of panel `p` is entry `p · inner + k`.
+/// Row-major elements, little-endian.
 #[derive(Debug)]
 enum Cells {
-    F32(Vec<[f32; WIDTH]>),
-    F16(Vec<[u16; WIDTH]>),
+    F32(Bytes),
+    F16(Bytes),
     I8 {
-        values: Vec<[i8; WIDTH]>,
-        /// The scales of rows `g · group..` of panel `p` are entry `p · inner / group + g`.
-        scales: Vec<[f32; WIDTH]>,
+        bytes: Bytes,
+        /// `[inner / group, columns]`, in whatever shape.
+        scale: Dense,
         /// Rows that share a scale; a divisor of their number.
         group: usize,
     },
 }
 
 impl Weight {
-    /// Packs a matrix of floats.
+    /// What a product reads.
     ///
     /// # Errors
-    /// A number of values other than `inner · columns`, a weight over the limits.
-    pub(super) fn new(values: &[f32], inner: usize, columns: usize) -> Result<Self, Fault> {
-        check_size(inner, columns, Element::F32)?;
-        if values.len() != inner * columns {
-            return Err(differs("number of weights", inner * columns, values.len()));
-        }
-        Ok(Self { inner, columns, cells: Cells::F32(panels(values, columns)) })
+    /// None in practice: scales are floats.
+    pub(super) fn rows(&self) -> Result<Rows<'_>, Fault> {
+        let cells = match &self.cells {
+            Cells::F32(bytes) => View::Bytes(bytes.as_chunks().0),
+            Cells::F16(bytes) => View::F16(bytes.as_chunks().0),
+            Cells::I8 { bytes, scale, group } => {
+                View::I8 { bytes, scales: scale.floats()?, group: *group }
+            }
+        };
+        Ok(Rows { inner: self.inner, columns: self.columns, cells })
+    }
+}
+
+/// The rows of a weight `[inner, columns]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows<'a> {
+    inner: usize,
+    columns: usize,
+    cells: View<'a>,
+}
+
+/// Row-major elements.
+#[derive(Debug, Clone, Copy)]
+enum View<'a> {
+    F32(&'a [f32]),
+    Bytes(&'a [[u8; 4]]),
+    F16(&'a [[u8; 2]]),
+    I8 { bytes: &'a [u8], scales: &'a [f32], group: usize },
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `inner · columns` floats.
+    pub(super) fn new(values: &'a [f32], inner: usize, columns: usize) -> Self {
+        Self { inner, columns, cells: View::F32(values) }
     }
 
     /// Number of rows.
@@ -142,92 +175,79 @@ impl Weight {
         self.inner
     }
 
-    /// Number of columns, without the filling.
+    /// Number of columns.
     pub(super) fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Memory it takes.
-    pub(super) fn size_bytes(&self) -> usize {
-        match &self.cells {
-            Cells::F32(values) => size_of_val(values.as_slice()),
-            Cells::F16(values) => size_of_val(values.as_slice()),
-            Cells::I8 { values, scales, .. } => {
-                size_of_val(values.as_slice()) + size_of_val(scales.as_slice())
-            }
-        }
-    }
-
-    /// Rows of a panel as f32; `buffer`, of at least as many rows, is used where they have to be
-    /// widened.
+    /// Fills `wide` with some rows of a panel; beyond the last column stays what is there.
     #[inline(always)]
-    pub(super) fn rows<'a>(
-        &'a self,
-        panel: usize,
-        rows: Range<usize>,
-        buffer: &'a mut [[f32; WIDTH]],
-    ) -> &'a [[f32; WIDTH]] {
-        let first = panel * self.inner;
-        let place = first + rows.start..first + rows.end;
-        match &self.cells {
-            Cells::F32(values) => &values[place],
-            Cells::F16(values) => {
-                let wide = &mut buffer[..rows.len()];
-                for (wide, halves) in wide.iter_mut().zip(&values[place]) {
-                    for (wide, half) in wide.iter_mut().zip(halves) {
-                        *wide = widen_half(*half);
-                    }
-                }
-                wide
+    pub(super) fn widen(&self, panel: usize, rows: Range<usize>, wide: &mut [[f32; WIDTH]]) {
+        let (columns, first) = (self.columns, panel * WIDTH);
+        let place = rows.start * columns + first;
+        match self.cells {
+            View::F32(values) => {
+                widen_rows(&values[place..], columns, first, wide, |wide, values, _| {
+                    wide.copy_from_slice(values);
+                });
             }
-            Cells::I8 { values, scales, group } => {
-                let wide = &mut buffer[..rows.len()];
-                let scales = &scales[panel * (self.inner / group)..];
+            View::Bytes(words) => {
+                widen_rows(&words[place..], columns, first, wide, |wide, words, _| {
+                    for (wide, word) in wide.iter_mut().zip(words) {
+                        *wide = f32::from_le_bytes(*word);
+                    }
+                });
+            }
+            View::F16(halves) => {
+                widen_rows(&halves[place..], columns, first, wide, |wide, halves, _| {
+                    for (wide, half) in wide.iter_mut().zip(halves) {
+                        *wide = widen_half(u16::from_le_bytes(*half));
+                    }
+                });
+            }
+            View::I8 { bytes, scales, group } => {
                 let mut row = rows.start;
                 while row < rows.end {
                     // One group, as far as it reaches.
                     let index = row / group;
                     let end = ((index + 1) * group).min(rows.end);
-                    let part = &mut wide[row - rows.start..end - rows.start];
-                    let bytes = &values[first + row..first + end];
-                    for (wide, bytes) in part.iter_mut().zip(bytes) {
-                        scale_row(wide, bytes, &scales[index]);
-                    }
+                    let wide = &mut wide[row - rows.start..end - rows.start];
+                    let scales = &scales[index * columns + first..];
+                    let bytes = &bytes[row * columns + first..];
+                    widen_rows(bytes, columns, first, wide, |wide, bytes, width| {
+                        let scales = &scales[..width];
+                        for ((wide, byte), scale) in wide.iter_mut().zip(bytes).zip(scales) {
+                            *wide = f32::from(byte.cast_signed()) * scale;
+                        }
+                    });
                     row = end;
                 }
-                wide
             }
         }
     }
 }
 
+/// Widens rows that are `columns` elements apart, the first one at the start of `values`.
+///
+/// The loop over rows ends where a row is not there, which it always is: the compiler then cannot
+/// count the rows, and has each of them done in vectors instead of gathering and scattering the
+/// same column of many rows.
 #[inline(always)]
-fn scale_row(wide: &mut [f32; WIDTH], bytes: &[i8; WIDTH], scales: &[f32; WIDTH]) {
-    for ((wide, byte), scale) in wide.iter_mut().zip(bytes).zip(scales) {
-        *wide = f32::from(*byte) * scale;
-    }
-}
-
-/// Checks the size of the panels, filling included, before they are made.
-fn check_size(inner: usize, columns: usize, element: Element) -> Result<(), Fault> {
-    element_count(&[columns.div_ceil(WIDTH), inner, WIDTH], element)?;
-    Ok(())
-}
-
-/// A row-major matrix in panels.
-fn panels<T: Copy + Default>(values: &[T], columns: usize) -> Vec<[T; WIDTH]> {
-    if columns == 0 {
-        return Vec::new();
-    }
-    let rows = values.len() / columns;
-    let mut panels = Vec::with_capacity(columns.div_ceil(WIDTH) * rows);
-    for start in (0..columns).step_by(WIDTH) {
-        let width = WIDTH.min(columns - start);
-        for row in values.chunks_exact(columns) {
-            let mut cells = [T::default(); WIDTH];
-            cells[..width].copy_from_slice(&row[start..start + width]);
-            panels.push(cells);
+fn widen_rows<T>(
+    values: &[T],
+    columns: usize,
+    first: usize,
+    wide: &mut [[f32; WIDTH]],
+    widen: impl Fn(&mut [f32], &[T], usize),
+) {
+    let width = WIDTH.min(columns - first);
+    for (wide, row) in wide.iter_mut().zip(values.chunks(columns)) {
+        if let (WIDTH, Some(row)) = (width, row.first_chunk::<WIDTH>()) {
+            widen(wide, row, WIDTH);
+        } else if let Some(row) = row.get(..width) {
+            widen(&mut wide[..width], row, width);
+        } else {
+            break;
         }
     }
-    panels
 }
