@@ -1,4 +1,5 @@
-//! `t2lc import`: a checkpoint of the reference implementation of Text-to-LoRA → a checkpoint.
+//! `t2lc import`: a checkpoint of the reference implementation of Text-to-LoRA → a checkpoint, or a
+//! bundle where there is a text encoder.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -9,7 +10,8 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value as Json, json};
 use t2lc_export::base::{from_config, from_gguf};
-use t2lc_export::checkpoint::{ORIGIN_FILE, origin_bytes};
+use t2lc_export::checkpoint::{CheckpointError, ORIGIN_FILE, origin_bytes};
+use t2lc_export::freeze::Provenance;
 use t2lc_export::import::{
     ADAPTER_FILE, ARCHIVE_FILE, ARGUMENTS_FILE, Arguments, Companions, Imported, ModuleOrder,
     import,
@@ -20,7 +22,9 @@ use t2lc_runtime::error::Error;
 use t2lc_runtime::gguf::Gguf;
 use t2lc_runtime::manifest::OriginInfo;
 
+use super::export::known_descriptions;
 use super::failure::{Failure, Outcome};
+use super::freeze::{FreezeArgs, Target};
 use super::output::{human_bytes, print_json, say};
 
 /// Largest text file that is read.
@@ -43,10 +47,12 @@ pub(crate) struct ImportArgs {
     /// Licence of the weights [default: unknown]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     licence: Option<String>,
-    /// Checkpoint directory to write
+    #[command(flatten)]
+    freeze: FreezeArgs,
+    /// Directory to write: a bundle if there is a text encoder, otherwise a checkpoint
     #[arg(short, long)]
     output: PathBuf,
-    /// Overwrite an existing checkpoint
+    /// Overwrite an existing output
     #[arg(long)]
     force: bool,
     /// Print what was recognized as JSON on stdout
@@ -59,6 +65,11 @@ pub(crate) fn run(args: &ImportArgs, quiet: bool) -> Outcome {
     if !args.force && args.output.symlink_metadata().is_ok() {
         let path = args.output.clone();
         return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
+    }
+    let for_bundles = args.freeze.for_bundles().filter(|_| !args.freeze.has_encoder());
+    if let Some(option) = for_bundles {
+        let error = anyhow!("{option} is for bundles, which need a text encoder");
+        return Err(Failure::environment("usage", error).hint("name it with --encoder"));
     }
     let input = |error: anyhow::Error| Failure::input("import.input", error);
     let settings = settings_dir(&args.checkpoint);
@@ -83,22 +94,52 @@ pub(crate) fn run(args: &ImportArgs, quiet: bool) -> Outcome {
         .and_then(|()| imported.origin(&archive, &args.module_order, args.licence.as_deref()))
         .with_context(refused)
         .map_err(input)?;
-    let [config, weights] = imported.checkpoint.to_files().map_err(|error| input(error.into()))?;
-    let record = origin_bytes(&origin).map_err(|error| input(error.into()))?;
+    let (json, lines) =
+        (answer(args, &arguments, &imported, &origin), report(args, &arguments, &imported));
+    for line in lines {
+        say(quiet, &line);
+    }
+    if args.freeze.has_encoder() {
+        write_bundle(args, &imported, origin, quiet)?;
+    } else {
+        write_checkpoint(args, &imported, &origin, quiet)?;
+    }
+    if args.json {
+        print_json(&json)?;
+    }
+    Ok(())
+}
+
+fn write_checkpoint(
+    args: &ImportArgs,
+    imported: &Imported,
+    origin: &OriginInfo,
+    quiet: bool,
+) -> Outcome {
+    let input = |error: CheckpointError| Failure::input("import.input", error);
+    let [config, weights] = imported.checkpoint.to_files().map_err(input)?;
+    let record = origin_bytes(origin).map_err(input)?;
     let files = [config, weights, (ORIGIN_FILE, record)];
     let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (*n, b.as_slice())).collect();
     write_directory_atomically(&args.output, &borrowed, args.force).map_err(Error::from)?;
-    if args.json {
-        print_json(&answer(args, &arguments, &imported, &origin))?;
-    }
-    for line in report(args, &arguments, &imported) {
-        say(quiet, &line);
-    }
     let output = args.output.display();
     for (name, bytes) in &files {
         say(quiet, &format!("{output}/{name}: {}", human_bytes(bytes.len())));
     }
     Ok(())
+}
+
+fn write_bundle(
+    args: &ImportArgs,
+    imported: &Imported,
+    origin: OriginInfo,
+    quiet: bool,
+) -> Outcome {
+    let descriptions = known_descriptions(args.freeze.descriptions.as_deref())?;
+    let licence = origin.licence.clone();
+    let target = Target { path: &args.output, force: args.force, quiet };
+    let provenance = Provenance::Imported(origin);
+    args.freeze.write_bundle(&imported.checkpoint, &descriptions, provenance, &licence, &target)
 }
 
 /// The directory of the settings: a snapshot below `checkpoints` has none of its own.

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
         let error = anyhow!("{option} is for bundles, not for --format text-to-lora");
         return Err(Failure::environment("usage", error).hint(format!("leave out {option}")));
     }
-    let Some(encoder) = args.encoder_name.as_deref() else {
+    let Some(encoder) = args.freeze.encoder_name.as_deref() else {
         let error = anyhow!("--format text-to-lora needs the name of the text encoder");
         return Err(Failure::environment("usage", error)
             .hint("name the one that it was trained with, as the reference does: --encoder-name"));
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
     let input = |error: anyhow::Error| Failure::input("export.input", error);
     let checkpoint = Checkpoint::load(&args.checkpoint).map_err(|error| input(error.into()))?;
     let base_name = checkpoint.config.base.name.to_lowercase();
-    let run = args.name.as_deref().unwrap_or(&base_name);
+    let run = args.freeze.name.as_deref().unwrap_or(&base_name);
     let names = Names { run, encoder, model_dir: args.model_dir.as_deref() };
     let written = write_back(&checkpoint, &names).map_err(|error| input(error.into()))?;
     let WrittenBack { files, mut notes } = written;
@@ -82,15 +82,9 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
 
 /// An option that says nothing here.
 fn for_bundles(args: &ExportArgs) -> Option<&'static str> {
-    let given = [
-        ("--encoder", args.encoder.is_some()),
-        ("--encoder-onnx", args.encoder_onnx.is_some()),
-        ("--pack", args.pack.is_some()),
-        ("--descriptions", args.descriptions.is_some()),
-        ("--licence", args.licence.is_some()),
-        ("--encoder-licence", args.encoder_licence.is_some()),
-    ];
-    given.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
+    let given = [("--pack", args.pack.is_some()), ("--licence", args.licence.is_some())];
+    let given = given.into_iter().find_map(|(option, is_given)| is_given.then_some(option));
+    args.freeze.for_bundles().or(given)
 }
 
 /// A note on a path in which the reference would not find all files.

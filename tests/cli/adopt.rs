@@ -104,7 +104,7 @@ fn operators_that_exact_lacks_need_another_backend() {
     let report = ran.report();
     assert!(report.starts_with("exit 0\n"), "{report}");
     assert!(report.contains("\nnote: computed with tract/"), "{report}");
-    let note = "\nnote: `compile` with this bundle runs it with --backend tract, as here\n";
+    let note = "\nnote: `compile` runs it with --backend tract, as here\n";
     assert!(report.contains(note), "{report}");
     folder.run_quietly(&[&COMPILE[..], &["tract"]].concat());
     assert_near_golden(&folder, "yes");

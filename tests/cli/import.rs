@@ -330,6 +330,33 @@ fn an_imported_checkpoint_exports_and_compiles() {
 }
 
 #[test]
+fn import_and_export_can_be_one_step() {
+    let folder = folder_with_import();
+    folder.run_quietly(&EXPORT);
+    // The checkpoint of `folder_with_import` is another than the archive: it goes the same way.
+    folder.run_quietly(&[&IMPORT[..4], &["-o", "plain"]].concat());
+    let options = &EXPORT[2..10];
+    folder.run_quietly(&[&["export", "plain"], options, &["-o", "two.t2lc"]].concat());
+    let ran = folder.run(&[&IMPORT[..4], options, &["-o", "one.t2lc", "--json"]].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let answer: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!((&answer["variant"], &answer["output"]), (&json!("M"), &json!("one.t2lc")));
+    assert_eq!(folder.names("one.t2lc"), folder.names("two.t2lc"));
+    for file in folder.names("one.t2lc") {
+        let read = |bundle: &str| folder.read(format!("{bundle}/{file}"));
+        assert_eq!(read("one.t2lc"), read("two.t2lc"), "{file}");
+    }
+
+    let report =
+        folder.refused(&[&IMPORT[..4], &["-o", "x", "--descriptions", "none.tsv"]].concat());
+    assert_eq!(
+        report,
+        "exit 2\nerror: --descriptions is for bundles, which need a text encoder\n\
+         hint: name it with --encoder"
+    );
+}
+
+#[test]
 fn a_bundle_says_that_its_network_was_imported() {
     let folder = folder_with_import();
     fs::write(folder.path("tasks.tsv"), "lol_022\tSay yes.\n\nlol_1448\tCount.\n").unwrap();
