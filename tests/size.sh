@@ -5,6 +5,8 @@
 #   tests/size.sh [BACKEND…]   fails where a number is more than the ledger's tolerance above it
 #   tests/size.sh --write      records the numbers of all backends for this target
 #
+# Relocations are packed, as for Android; the library reads tokenizers of the BERT form only.
+#
 # Compared are the bytes of the library and the anonymous memory (what the process has beside mapped
 # files) at the peak of one cold compile. Times are printed only: they depend on the machine.
 # Needs a C compiler, python3, and what tests/parts.sh needs.

@@ -26,7 +26,7 @@
 // Version of this interface; functions and fields are only ever added while it stays.
 #define T2LC_ABI_VERSION 1
 
-// Exact for small bundles, which gives the same bytes on every machine; another one for large ones.
+// Exact, which gives the same bytes on every machine, unless bundle or provider need another one.
 #define T2LC_BACKEND_AUTO 0
 
 // The interpreter in every build.

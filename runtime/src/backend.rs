@@ -4,8 +4,8 @@
 //! differ between runtimes and CPUs, so a backend has an id that goes into the recipe digest; those
 //! of [`exact`] alone give the same bits on every CPU.
 //!
-//! Where nobody names a backend, [`choose`] does: [`exact`], unless the graphs are large or need an
-//! execution provider.
+//! Where nobody names a backend, [`choose`] does: [`exact`], unless an execution provider is asked for
+//! or a graph came from elsewhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -220,45 +220,35 @@ impl BackendKind {
     }
 }
 
-/// Most bytes of graphs, both together, that [`choose`] gives to [`BackendKind::Exact`].
-///
-/// It keeps a cold compile below 0.3 s: the default bundle's 31 MB take 0.1 s from start to file
-/// on two cores, and the time grows with the bytes. Its weights have 8 bits, which is the most
-/// arithmetic per byte that a bundle can ask for.
-pub const EXACT_MAX_GRAPH_BYTES: u64 = 80 << 20;
-
-/// The backend for graphs of `graph_bytes` in total, where nobody names one.
+/// The backend for a bundle, where nobody names one.
 ///
 /// - Providers other than `auto` and `cpu` are those of [`BackendKind::Ort`].
-/// - Up to [`EXACT_MAX_GRAPH_BYTES`] it is [`BackendKind::Exact`], whose bytes are the same
-///   everywhere.
-/// - Beyond that it is the first of [`BackendKind::Tract`] and [`BackendKind::Ort`] that this build
-///   contains, or [`BackendKind::Exact`] if it has neither.
+/// - A graph that was adopted from an ONNX file may have operators that [`BackendKind::Exact`] lacks:
+///   it goes to the first of [`BackendKind::Tract`] and [`BackendKind::Ort`] that this build has.
+/// - Everything else is for [`BackendKind::Exact`], whose bytes are the same everywhere. Its cold
+///   compiles are the fastest at any size, since it computes with weights where they are.
 ///
-/// [`Bundle::graph_bytes`](crate::bundle::Bundle::graph_bytes) has the number for a bundle.
+/// [`Bundle::suited_backend`](crate::bundle::Bundle::suited_backend) asks this for a bundle.
 ///
 /// ```
 /// use t2lc_runtime::backend::{BackendKind, Provider, choose};
-/// assert_eq!(choose(31_000_000, Provider::Auto), BackendKind::Exact);
-/// assert_eq!(choose(31_000_000, Provider::Cuda), BackendKind::Ort);
+/// assert_eq!(choose(false, Provider::Auto), BackendKind::Exact);
+/// assert_eq!(choose(false, Provider::Cuda), BackendKind::Ort);
 /// ```
-pub fn choose(graph_bytes: u64, provider: Provider) -> BackendKind {
-    choose_from(graph_bytes, provider, BackendKind::is_built)
+pub fn choose(is_adopted: bool, provider: Provider) -> BackendKind {
+    choose_from(is_adopted, provider, BackendKind::is_built)
 }
 
 fn choose_from(
-    graph_bytes: u64,
+    is_adopted: bool,
     provider: Provider,
     is_built: impl Fn(BackendKind) -> bool,
 ) -> BackendKind {
     if !matches!(provider, Provider::Auto | Provider::Cpu) {
         return BackendKind::Ort;
     }
-    let faster = [BackendKind::Tract, BackendKind::Ort].into_iter().find(|kind| is_built(*kind));
-    match faster {
-        Some(faster) if graph_bytes > EXACT_MAX_GRAPH_BYTES => faster,
-        _ => BackendKind::Exact,
-    }
+    let mut others = [BackendKind::Tract, BackendKind::Ort].into_iter().filter(|_| is_adopted);
+    others.find(|kind| is_built(*kind)).unwrap_or(BackendKind::Exact)
 }
 
 /// Backend and provider that a [`Backend::id`] stands for, whatever its version; `None` for an id
@@ -300,35 +290,33 @@ pub fn open(kind: BackendKind, provider: Provider) -> Result<Box<dyn Backend>, B
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        Backend, BackendKind, EXACT_MAX_GRAPH_BYTES, Provider, choose, choose_from, exact, of_id,
-    };
+    use super::{Backend, BackendKind, Provider, choose, choose_from, exact, of_id};
 
     #[test]
-    fn small_graphs_are_exact_and_large_ones_fast() {
-        let (small, large) = (EXACT_MAX_GRAPH_BYTES, EXACT_MAX_GRAPH_BYTES + 1);
+    fn adopted_graphs_need_more_operators() {
         let with = |built: &'static [BackendKind]| {
-            move |bytes| choose_from(bytes, Provider::Auto, |kind| built.contains(&kind))
+            move |is_adopted| choose_from(is_adopted, Provider::Auto, |kind| built.contains(&kind))
         };
         let all = with(BackendKind::ALL);
-        assert_eq!((all(0), all(small)), (BackendKind::Exact, BackendKind::Exact));
-        assert_eq!((all(large), all(u64::MAX)), (BackendKind::Tract, BackendKind::Tract));
+        assert_eq!((all(false), all(true)), (BackendKind::Exact, BackendKind::Tract));
         let without_tract = with(&[BackendKind::Exact, BackendKind::Ort]);
-        assert_eq!(without_tract(small), BackendKind::Exact);
-        assert_eq!(without_tract(large), BackendKind::Ort);
-        assert_eq!(with(&[BackendKind::Exact])(large), BackendKind::Exact);
+        assert_eq!(
+            (without_tract(false), without_tract(true)),
+            (BackendKind::Exact, BackendKind::Ort)
+        );
+        assert_eq!(with(&[BackendKind::Exact])(true), BackendKind::Exact);
     }
 
     #[test]
-    fn providers_decide_before_sizes() {
+    fn providers_decide_first() {
         for provider in Provider::ALL {
             let expected = match provider {
                 Provider::Auto | Provider::Cpu => BackendKind::Exact,
                 _ => BackendKind::Ort,
             };
-            assert_eq!(choose(0, *provider), expected, "{provider}");
+            assert_eq!(choose(false, *provider), expected, "{provider}");
         }
-        assert_eq!(choose(u64::MAX, Provider::Cuda), BackendKind::Ort);
+        assert_eq!(choose(true, Provider::Cuda), BackendKind::Ort);
     }
 
     #[test]

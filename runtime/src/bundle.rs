@@ -206,14 +206,9 @@ impl Bundle {
         &self.manifest_json
     }
 
-    /// The backend that suits the sizes of both graphs together. A graph that was adopted may have
-    /// operators that `exact` lacks, so that it counts as a large one.
+    /// The backend for this bundle, where nobody names one.
     pub fn suited_backend(&self, provider: Provider) -> BackendKind {
-        if self.manifest.encoder.weights == ADOPTED_WEIGHTS {
-            return choose(u64::MAX, provider);
-        }
-        let graphs = [ENCODER, HYPERNET].into_iter().filter_map(|name| self.files.get(name));
-        choose(graphs.map(|bytes| bytes.len() as u64).sum(), provider)
+        choose(self.manifest.encoder.weights == ADOPTED_WEIGHTS, provider)
     }
 
     /// Bytes of one of [`FILES`]; copies of them share the memory.

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::fold::fold_and_balance;
 use crate::generate::{Generator, LoraPair};
 use crate::nearest::{Neighbor, TaskTable};
-use crate::peft::peft_adapter;
+use crate::peft::{peft_adapter, peft_dtype};
 use crate::progress::{Stage, Watch, report, unwatched};
 use crate::quantize::Quantization;
 use crate::write::{Provenance, VERSION, gguf_adapter};
@@ -88,6 +88,19 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     fn default() -> Self {
         Self { format: Format::Gguf, quantization: Quantization::Q8_0, scale: 1.0 }
+    }
+}
+
+impl CompileOptions {
+    /// Refuses what no description could be compiled with, before any time is spent on one.
+    fn check(self) -> Result<(), Error> {
+        if !self.scale.is_finite() {
+            return Err(Error::Scale { got: self.scale });
+        }
+        if self.format == Format::Peft {
+            peft_dtype(self.quantization)?;
+        }
+        Ok(())
     }
 }
 
@@ -224,6 +237,7 @@ impl Compiler {
         options: CompileOptions,
         watch: Watch<'_>,
     ) -> Result<Adapter, Error> {
+        options.check()?;
         let (encoded, pairs) = self.generate(description, watch)?;
         self.request(description, options).assemble(encoded, pairs, watch)
     }
@@ -253,6 +267,7 @@ impl Compiler {
         description: &Description,
         options: &[CompileOptions],
     ) -> Result<Vec<Adapter>, Error> {
+        options.iter().try_for_each(|options| options.check())?;
         let (encoded, pairs) = self.generate(description, &mut unwatched)?;
         let of = |options: &CompileOptions| {
             let request = self.request(description, *options);
@@ -303,6 +318,7 @@ pub(crate) fn compile_once_as(
     options: CompileOptions,
     version: &str,
 ) -> Result<Adapter, Error> {
+    options.check()?;
     let nearest = TaskTable::load(bundle)?;
     let embedding = Encoder::load(bundle, backend)?.encode(description)?;
     let nearest = nearest.nearest(&embedding.values, NEIGHBORS);
@@ -355,9 +371,6 @@ impl Request<'_> {
         watch: Watch<'_>,
     ) -> Result<Adapter, Error> {
         let Self { bundle, backend, description, options, version } = self;
-        if !options.scale.is_finite() {
-            return Err(Error::Scale { got: options.scale });
-        }
         let manifest = &bundle.manifest;
         let total = pairs.len();
         report(watch, Stage::Quantize, 0, total)?;

@@ -27,7 +27,7 @@
 //!
 //! Every build has the backend [`backend::exact`], which gives the same bytes on every machine.
 //! The features `tract` (pure Rust) and `ort` (ONNX Runtime, loaded at run time) add others for
-//! large graphs and accelerators; [`bundle::Bundle::suited_backend`] knows which to take,
+//! graphs from elsewhere and for accelerators; [`bundle::Bundle::suited_backend`] knows which to take,
 //! [`backend::open`] opens it.
 //!
 //! Tokenizers of the BERT form are read in every build, others with the feature `tokenizers`, which

@@ -39,6 +39,19 @@ impl View for &Matrix {
     }
 }
 
+/// The element type of safetensors for a quantization.
+///
+/// # Errors
+/// A block quantization, which safetensors does not have.
+pub(crate) fn peft_dtype(quantization: Quantization) -> Result<Dtype, WriteError> {
+    match quantization {
+        Quantization::F32 => Ok(Dtype::F32),
+        Quantization::F16 => Ok(Dtype::F16),
+        Quantization::Bf16 => Ok(Dtype::BF16),
+        quantization => Err(WriteError::PeftQuantization { quantization }),
+    }
+}
+
 /// Both files, `(name, bytes)`. The pairs must be folded and balanced.
 ///
 /// # Errors
@@ -49,12 +62,7 @@ pub fn peft_adapter(
     rank: usize,
     quantization: Quantization,
 ) -> Result<Vec<(&'static str, Vec<u8>)>, WriteError> {
-    let dtype = match quantization {
-        Quantization::F32 => Dtype::F32,
-        Quantization::F16 => Dtype::F16,
-        Quantization::Bf16 => Dtype::BF16,
-        quantization => return Err(WriteError::PeftQuantization { quantization }),
-    };
+    let dtype = peft_dtype(quantization)?;
     let mut tensors = Vec::with_capacity(2 * pairs.len());
     for pair in pairs {
         let module = &base.modules[pair.module];

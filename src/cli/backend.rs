@@ -1,4 +1,4 @@
-//! Which backend runs a bundle: the one that is named, or the one that suits its size.
+//! Which backend runs a bundle: the one that is named, or the one that suits it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ const AUTO: &str = "auto";
 /// The value of `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BackendChoice {
-    /// By provider and size of the graphs.
+    /// By provider and where the graphs come from.
     Auto,
     /// By name.
     Named(BackendKind),

@@ -13,7 +13,7 @@ use crate::compile::{CompileOptions, Format};
 use crate::error::Error;
 use crate::quantize::Quantization;
 
-/// Exact for small bundles, which gives the same bytes on every machine; another one for large ones.
+/// Exact, which gives the same bytes on every machine, unless bundle or provider need another one.
 pub const T2LC_BACKEND_AUTO: u32 = 0;
 /// The interpreter in every build.
 pub const T2LC_BACKEND_EXACT: u32 = 1;

@@ -6,11 +6,6 @@ use serde_json::{Value, json};
 use super::word_piece::WordPiece;
 use super::{TokenIds, Tokenizer};
 
-fn default_file() -> Vec<u8> {
-    let path = "/../fixtures/smollm2-135m-instruct.t2lc/tokenizer.json";
-    std::fs::read(format!("{}{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
 /// A file of the BERT form with a few words.
 fn small_file() -> Value {
     let special = |id: u32, content: &str| {
@@ -125,6 +120,11 @@ mod library {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn default_file() -> Vec<u8> {
+        let path = "/../fixtures/smollm2-135m-instruct.t2lc/tokenizer.json";
+        std::fs::read(format!("{}{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
 
     fn both() -> (WordPiece, Tokenizer) {
         let file = default_file();

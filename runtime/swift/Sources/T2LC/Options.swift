@@ -4,7 +4,7 @@ import CT2LC
 
 /// What computes the networks.
 public enum Backend: UInt32, Sendable {
-    /// `exact` for small bundles.
+    /// `exact`, unless bundle or provider need another one.
     case automatic = 0
     /// The same bytes on every machine.
     case exact = 1

@@ -4,7 +4,7 @@ package dev.t2lc;
 
 /** What computes the networks. */
 public enum Backend {
-    /** {@link #EXACT} for small bundles. */
+    /** {@link #EXACT} unless bundle or provider need another one. */
     AUTO(0),
     /** The same bytes on every machine. */
     EXACT(1),
