@@ -2,8 +2,8 @@
 //!
 //! The table of training descriptions is made with the very graph that goes into the bundle, and
 //! so is the threshold below which `compile` warns: the 5th percentile of the nearest-task cosine
-//! of real descriptions kept out of training. How many random texts it catches is recorded. Where
-//! no description was kept out, or none is known at all, nothing is claimed and `compile` never
+//! of real descriptions that training did not see. How many random texts it catches is recorded. Where
+//! there is no such description, or none is known at all, nothing is claimed and `compile` never
 //! warns.
 
 use std::collections::BTreeMap;

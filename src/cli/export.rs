@@ -90,19 +90,19 @@ fn licences(pack: &TaskPack) -> Vec<String> {
     distinct.into_iter().map(str::to_owned).collect()
 }
 
-/// What training saw, and what it did not: the wordings kept out of training and the held-out tasks.
+/// What training saw, and what it did not: descriptions of held-out tasks, or wordings kept out of
+/// training where the pack holds no task out. Known tasks in other words are too easy to tell from
+/// nonsense to set a threshold by.
 fn descriptions(pack: &TaskPack) -> Descriptions {
-    let mut descriptions = Descriptions::default();
-    for task in &pack.tasks {
-        let seen: Vec<&str> = match task.split {
-            TaskSplit::Train => task.training_descriptions().collect(),
-            TaskSplit::Heldout => Vec::new(),
-        };
+    let (mut training, mut other_wordings) = (Vec::new(), Vec::new());
+    for task in pack.tasks_of(TaskSplit::Train) {
+        let seen: Vec<&str> = task.training_descriptions().collect();
         let unseen = task.descriptions.iter().filter(|text| !seen.contains(&text.as_str()));
-        descriptions.unseen.extend(unseen.cloned());
-        descriptions
-            .training
-            .extend(seen.into_iter().map(|text| (task.id.clone(), text.to_owned())));
+        other_wordings.extend(unseen.cloned());
+        training.extend(seen.into_iter().map(|text| (task.id.clone(), text.to_owned())));
     }
-    descriptions
+    let held_out = pack.tasks_of(TaskSplit::Heldout);
+    let held_out: Vec<String> = held_out.flat_map(|task| task.descriptions.clone()).collect();
+    let unseen = if held_out.is_empty() { other_wordings } else { held_out };
+    Descriptions { training, unseen }
 }
