@@ -43,7 +43,7 @@ pub use page::html;
 pub use report::{Evaluation, MeanScore, TaskScore, TaskScores, TierScores};
 pub use task_point::{TaskPoint, task_points};
 
-use exam::Exam;
+use exam::{Exam, Marks};
 use report::TRAIN_TIER;
 
 /// What is evaluated.
@@ -154,10 +154,14 @@ fn evaluate_task<E: Engine>(
     let exam = Exam::new(engine, chat, task, options)?;
     let mut scores = Vec::with_capacity(contestants.len());
     for contestant in contestants {
-        let score = exam.score(contestant);
+        let marks = exam.score(contestant);
         let name = contestant.name.clone();
-        let score = score.with_context(|| format!("cannot score contestant `{name}`"))?;
-        scores.push(TaskScore { name, score });
+        let marks = marks.with_context(|| format!("cannot score contestant `{name}`"))?;
+        let (score, prompt_tokens) = marks
+            .map_or((None, None), |Marks { score, prompt_tokens }| {
+                (Some(score), Some(prompt_tokens))
+            });
+        scores.push(TaskScore { name, score, prompt_tokens });
     }
     let tier = match task.split {
         TaskSplit::Train => TRAIN_TIER.into(),

@@ -94,9 +94,8 @@ pub(crate) fn run(args: &ImportArgs, quiet: bool) -> Outcome {
         .and_then(|()| imported.origin(&archive, &args.module_order, args.licence.as_deref()))
         .with_context(refused)
         .map_err(input)?;
-    let (json, lines) =
-        (answer(args, &arguments, &imported, &origin), report(args, &arguments, &imported));
-    for line in lines {
+    let recognized = answer(args, &arguments, &imported, &origin);
+    for line in report(args, &arguments, &imported) {
         say(quiet, &line);
     }
     if args.freeze.has_encoder() {
@@ -105,7 +104,7 @@ pub(crate) fn run(args: &ImportArgs, quiet: bool) -> Outcome {
         write_checkpoint(args, &imported, &origin, quiet)?;
     }
     if args.json {
-        print_json(&json)?;
+        print_json(&recognized)?;
     }
     Ok(())
 }

@@ -17,6 +17,15 @@ const ANSWER_MAX_TOKENS: usize = 64;
 /// Tokens that an answer may have beyond the longest expected one.
 const ANSWER_SPARE_TOKENS: usize = 8;
 
+/// What a contestant gets for an exam, each a mean over descriptions and examples.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    /// From 0 to 1.
+    pub(super) score: f64,
+    /// Tokens of a prompt.
+    pub(super) prompt_tokens: f64,
+}
+
 /// The questions of a task, with everything about them that is the same for all contestants.
 pub(super) struct Exam<'a, E> {
     engine: &'a E,
@@ -66,18 +75,20 @@ impl<'a, E: Engine> Exam<'a, E> {
         Ok(Self { engine, chat, task, descriptions, examples, references, choices, max_new_tokens })
     }
 
-    /// Mean score over descriptions and examples, from 0 to 1; `None` where the contestant has no
-    /// adapter that the engine can run, or no shots.
+    /// The marks of a contestant; `None` where it has no adapter that the engine can run, or no
+    /// shots.
     ///
     /// # Errors
     /// An adapter that cannot be made or does not fit the base.
-    pub(super) fn score(&self, contestant: &mut Contestant<'_>) -> Result<Option<f64>> {
+    pub(super) fn score(&self, contestant: &mut Contestant<'_>) -> Result<Option<Marks>> {
         let wordings = if contestant.is_described() { self.descriptions.len() } else { 1 };
         let mut scores = Vec::with_capacity(wordings * self.examples.len());
+        let mut tokens = 0;
         for (number, description) in self.descriptions.iter().take(wordings).enumerate() {
             let Some(prompts) = self.prompts(contestant.prompt, description)? else {
                 return Ok(None);
             };
+            tokens += prompts.iter().map(Vec::len).sum::<usize>();
             match &mut contestant.adapter {
                 AdapterSource::None => scores.extend(self.scores(0, &prompts, None)?),
                 AdapterSource::PerTask(of) => {
@@ -103,7 +114,9 @@ impl<'a, E: Engine> Exam<'a, E> {
                 }
             }
         }
-        Ok(Some(scores.iter().sum::<f64>() / scores.len() as f64))
+        let count = scores.len() as f64;
+        let score = scores.iter().sum::<f64>() / count;
+        Ok(Some(Marks { score, prompt_tokens: tokens as f64 / count }))
     }
 
     /// Prompt tokens of every example; `None` where there are no shots to put into them.

@@ -36,7 +36,18 @@ fn scores(evaluation: &Evaluation) -> String {
     };
     let header = [&["tier", "tasks"][..], &names(&evaluation.overall.scores)[..]].concat();
     let rows = tiers(evaluation).map(|tier| tier_row(tier, &tier.scores, cell));
-    table(&header, 1, rows)
+    table(&header, 1, rows.chain(prompt_tokens_row(evaluation)))
+}
+
+/// The last row of the table of scores, if prompts were counted.
+pub(super) fn prompt_tokens_row(evaluation: &Evaluation) -> Option<Vec<String>> {
+    let tokens = evaluation.prompt_tokens();
+    tokens.iter().any(Option::is_some).then(|| {
+        let cell = |tokens: Option<f64>| tokens.map_or(MISSING.into(), |mean| format!("{mean:.0}"));
+        let mut row = vec!["tokens of a prompt".to_owned(), evaluation.overall.tasks.to_string()];
+        row.extend(tokens.into_iter().map(cell));
+        row
+    })
 }
 
 fn tasks(evaluation: &Evaluation) -> String {
@@ -122,12 +133,16 @@ mod tests {
         evaluation.overall.scores[0].estimate = exact(0.1);
         evaluation.overall.scores[1].estimate = exact(0.6);
         evaluation.overall.differences[0].estimate = exact(-0.05);
+        for (task, tokens) in evaluation.tasks.iter_mut().zip([10.0, 20.5, 60.0]) {
+            task.scores[0].prompt_tokens = Some(tokens);
+        }
         let expected = "\
 | tier | tasks | base | compiled |
 |---|--:|--:|--:|
 | sibling | 1 | 12.5 ± 0.0 | 75.0 ± 0.0 |
 | near | 2 | 0.0 ± 0.0 | 50.0 ± 0.0 |
 | all | 3 | 10.0 ± 12.5 | 60.0 ± 12.5 |
+| tokens of a prompt | 3 | 30 | – |
 
 | task | tier | metric | examples | base | compiled |
 |---|---|---|--:|--:|--:|

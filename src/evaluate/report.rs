@@ -26,6 +26,9 @@ pub struct TaskScore {
     /// Mean over the examples, from 0 to 1; `None` where the contestant has no adapter that the
     /// engine can run, or no shots.
     pub score: Option<f64>,
+    /// Mean number of tokens of a prompt, which every request pays for; `None` without a score.
+    #[serde(default)]
+    pub prompt_tokens: Option<f64>,
 }
 
 /// Scores of one task.
@@ -52,7 +55,7 @@ impl TaskScores {
     /// One line of text.
     pub(super) fn summary(&self) -> String {
         let Self { id, tier, metric, examples, scores } = self;
-        let of = |TaskScore { name, score }: &TaskScore| match score {
+        let of = |TaskScore { name, score, .. }: &TaskScore| match score {
             Some(score) => format!("{name} {:.1} %", 100.0 * score),
             None => format!("{name} {}", markdown::MISSING),
         };
@@ -184,8 +187,21 @@ impl Evaluation {
         }
     }
 
+    /// Mean number of prompt tokens of every contestant, over the tasks that it has a score for.
+    pub(super) fn prompt_tokens(&self) -> Vec<Option<f64>> {
+        let names = self.overall.scores.iter().map(|mean| mean.name.as_str());
+        let of = |name: &str| {
+            let scores = self.tasks.iter().flat_map(|task| &task.scores);
+            let tokens = scores.filter(|score| score.name == name);
+            let tokens: Vec<f64> = tokens.filter_map(|score| score.prompt_tokens).collect();
+            (!tokens.is_empty()).then(|| tokens.iter().sum::<f64>() / tokens.len() as f64)
+        };
+        names.map(of).collect()
+    }
+
     /// Three tables with one column per contestant, in percent: tiers, with half the width of the
-    /// 95 % interval; tasks; and per tier the difference to the reference, with its interval.
+    /// 95 % interval, and the tokens of a prompt; tasks; and per tier the difference to the
+    /// reference, with its interval.
     pub fn markdown(&self) -> String {
         markdown::tables(self)
     }
@@ -203,7 +219,11 @@ pub(super) mod tests {
         tier: &str,
         scores: &[(&str, Option<f64>)],
     ) -> TaskScores {
-        let score = |&(name, score): &(&str, Option<f64>)| TaskScore { name: name.into(), score };
+        let score = |&(name, score): &(&str, Option<f64>)| TaskScore {
+            name: name.into(),
+            score,
+            prompt_tokens: None,
+        };
         TaskScores {
             id: id.into(),
             tier: tier.into(),
@@ -276,8 +296,8 @@ pub(super) mod tests {
     fn contestants_keep_their_order_in_json() {
         let tasks = vec![task("x", "near", &[("z", Some(0.5)), ("a", None)])];
         let json = serde_json::to_value(evaluation("z", tasks)).unwrap();
-        let expected =
-            serde_json::json!([{"name": "z", "score": 0.5}, {"name": "a", "score": null}]);
+        let expected = serde_json::json!([{"name": "z", "score": 0.5, "prompt_tokens": null},
+                               {"name": "a", "score": null, "prompt_tokens": null}]);
         assert_eq!(json["tasks"][0]["scores"], expected);
     }
 

@@ -16,6 +16,7 @@ pub(super) fn tiers(evaluation: &Evaluation) -> String {
     let overall = &evaluation.overall;
     let header = [&["tier", "tasks"][..], &markdown::names(&overall.scores)[..]].concat();
     let rows = markdown::tiers(evaluation).map(|tier| markdown::tier_row(tier, &tier.scores, cell));
+    let rows = rows.chain(markdown::prompt_tokens_row(evaluation));
     let mut text = table("Mean score in %, with the 95 % interval", &header, 1, rows);
     if overall.scores.iter().any(|mean| mean.tasks < overall.tasks) {
         text.push_str(
