@@ -364,11 +364,9 @@ mod tests {
         for verb in cli.get_subcommands().filter(|verb| verb.get_name() != "help") {
             let name = verb.get_name();
             assert!(verb.get_about().is_some(), "`{name}` has no help");
-            let missing = match name {
-                "train" | "eval" | "baseline" | "convert" => cfg!(not(feature = "train")),
-                "try" => cfg!(not(all(feature = "train", feature = "llama"))),
-                _ => false,
-            };
+            let needs_train = matches!(name, "train" | "eval" | "baseline" | "convert");
+            let missing = needs_train && cfg!(not(feature = "train"))
+                || name == "try" && cfg!(not(all(feature = "train", feature = "llama")));
             assert!(missing || verb.get_after_help().is_some(), "`{name}` has no example");
             for arg in verb.get_arguments().filter(|arg| !arg.is_hide_set()) {
                 assert!(arg.get_help().is_some(), "`{name} {}` has no help", arg.get_id());

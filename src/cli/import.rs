@@ -66,8 +66,13 @@ pub(crate) fn run(args: &ImportArgs, quiet: bool) -> Outcome {
         let path = args.output.clone();
         return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
     }
-    let for_bundles = args.freeze.for_bundles().filter(|_| !args.freeze.has_encoder());
-    if let Some(option) = for_bundles {
+    let names = [
+        ("--name", args.freeze.name.is_some()),
+        ("--encoder-name", args.freeze.encoder_name.is_some()),
+    ];
+    let name = names.into_iter().find_map(|(option, is_given)| is_given.then_some(option));
+    let for_bundles = args.freeze.for_bundles().or(name);
+    if let Some(option) = for_bundles.filter(|_| !args.freeze.has_encoder()) {
         let error = anyhow!("{option} is for bundles, which need a text encoder");
         return Err(Failure::environment("usage", error).hint("name it with --encoder"));
     }

@@ -347,6 +347,8 @@ fn import_and_export_can_be_one_step() {
         assert_eq!(read("one.t2lc"), read("two.t2lc"), "{file}");
     }
 
+    let named = folder.refused(&[&IMPORT[..4], &["-o", "x", "--name", "mine"]].concat());
+    assert!(named.starts_with("exit 2\nerror: --name is for bundles"), "{named}");
     let report =
         folder.refused(&[&IMPORT[..4], &["-o", "x", "--descriptions", "none.tsv"]].concat());
     assert_eq!(

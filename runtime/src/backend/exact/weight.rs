@@ -137,7 +137,7 @@ impl Weight {
     /// None in practice: scales are floats.
     pub(super) fn rows(&self) -> Result<Rows<'_>, Fault> {
         let cells = match &self.cells {
-            Cells::F32(bytes) => View::Bytes(bytes.as_chunks().0),
+            Cells::F32(bytes) => View::F32(bytes.as_chunks().0),
             Cells::F16(bytes) => View::F16(bytes.as_chunks().0),
             Cells::I8 { bytes, scale, group } => {
                 View::I8 { bytes, scales: scale.floats()?, group: *group }
@@ -155,11 +155,11 @@ pub(super) struct Rows<'a> {
     cells: View<'a>,
 }
 
-/// Row-major elements.
+/// Row-major elements: computed ones, or those of the model, little-endian.
 #[derive(Debug, Clone, Copy)]
 enum View<'a> {
-    F32(&'a [f32]),
-    Bytes(&'a [[u8; 4]]),
+    Computed(&'a [f32]),
+    F32(&'a [[u8; 4]]),
     F16(&'a [[u8; 2]]),
     I8 { bytes: &'a [u8], scales: &'a [f32], group: usize },
 }
@@ -167,7 +167,7 @@ enum View<'a> {
 impl<'a> Rows<'a> {
     /// The rows of `inner · columns` floats.
     pub(super) fn new(values: &'a [f32], inner: usize, columns: usize) -> Self {
-        Self { inner, columns, cells: View::F32(values) }
+        Self { inner, columns, cells: View::Computed(values) }
     }
 
     /// Number of rows.
@@ -186,12 +186,12 @@ impl<'a> Rows<'a> {
         let (columns, first) = (self.columns, panel * WIDTH);
         let place = rows.start * columns + first;
         match self.cells {
-            View::F32(values) => {
+            View::Computed(values) => {
                 widen_rows(&values[place..], columns, first, wide, |wide, values, _| {
                     wide.copy_from_slice(values);
                 });
             }
-            View::Bytes(words) => {
+            View::F32(words) => {
                 widen_rows(&words[place..], columns, first, wide, |wide, words, _| {
                     for (wide, word) in wide.iter_mut().zip(words) {
                         *wide = f32::from_le_bytes(*word);
