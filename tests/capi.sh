@@ -16,8 +16,7 @@ library=$target/mobile/libt2lc_runtime.a
 description="Give the antonym of the word."
 input=hot
 answer=cold
-# A reopening digests 40 MB, so 10000 of them take a quarter of an hour. In 500, a leak of 10 KiB each
-# is over the allowance; smaller ones are for valgrind to find.
+# A reopening digests 40 MB, so 10000 of them take minutes. In 500, a leak of 10 bytes each is found.
 reopens=${T2LC_REOPENS:-500}
 cbindgen_version=0.29.2
 warnings=(-std=c11 -Wall -Wextra -Werror -Iruntime/include)
@@ -37,7 +36,8 @@ main() {
 
     run "native" "$work/soak" "$bundle" errors
     run "native" "$work/soak" "$bundle" threads 8 1000
-    run "native" "$work/soak" "$bundle" reopen "$reopens"
+    GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0 \
+        run "native" "$work/soak" "$bundle" reopen "$reopens"
     # Slow: the compiler is tried after each 25th refused call only.
     run "valgrind" valgrind "$work/soak" "$bundle" errors 25
     run "valgrind" valgrind "$work/soak" "$bundle" threads 2 2
