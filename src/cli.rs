@@ -273,9 +273,9 @@ pub(crate) struct ExportArgs {
     pub(crate) checkpoint: PathBuf,
     #[command(flatten)]
     pub(crate) freeze: freeze::FreezeArgs,
-    /// Task pack the checkpoint was trained on
+    /// Task pack the checkpoint was trained on; several in the order of training
     #[arg(long, value_name = "DIR", conflicts_with = "descriptions")]
-    pub(crate) pack: Option<PathBuf>,
+    pub(crate) pack: Vec<PathBuf>,
     /// Directory to write
     #[arg(short, long)]
     pub(crate) output: PathBuf,
@@ -303,9 +303,10 @@ pub(crate) struct TrainArgs {
     /// Hugging Face directory of the text encoder
     #[arg(long, value_name = "DIR")]
     pub(crate) encoder: PathBuf,
-    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
-    #[arg(long, value_name = "DIR")]
-    pub(crate) pack: PathBuf,
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL; repeat it to
+    /// train on several
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(crate) pack: Vec<PathBuf>,
     /// Directory of the run
     #[arg(short, long)]
     pub(crate) output: PathBuf,

@@ -16,11 +16,13 @@
 //! Every problem found is reported at once, each with its file and, where there is one, its line.
 //! No file outside the path is read, none over 512 MiB, and no JSONL line over 1 MiB.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use t2lc_runtime::describe::Description;
+use t2lc_runtime::digest::{Digest, Hasher};
 
 mod collection;
 mod discover;
@@ -245,7 +247,7 @@ pub struct TaskPack {
     pub tasks: Vec<Task>,
     /// Of a task pack, the digest of `tasks.json` and of every example file, in task order. Of
     /// other sources, the digest of name and content of every file that was read, by name.
-    pub digest: t2lc_runtime::digest::Digest,
+    pub digest: Digest,
 }
 
 /// Everything that is wrong with a task pack.
@@ -272,6 +274,36 @@ impl TaskPack {
         }
     }
 
+    /// Reads several paths as one pack: the tasks of the first, then those of the next. The digest
+    /// of more than one is that of their digests, a line each.
+    ///
+    /// # Errors
+    /// The problems of all paths at once, as in [`TaskPack::load`], and tasks that two paths name
+    /// alike.
+    pub fn load_all(paths: &[PathBuf]) -> Result<Self, TaskPackError> {
+        if let [path] = paths {
+            return Self::load(path);
+        }
+        let (mut tasks, mut digests) = (Vec::new(), Hasher::new());
+        let (mut ids, mut problems) = (BTreeSet::new(), Problems::default());
+        for path in paths {
+            match Self::load(path) {
+                Ok(pack) => {
+                    digests.update(format!("{}\n", pack.digest).as_bytes());
+                    for task in &pack.tasks {
+                        if !ids.insert(task.id.clone()) {
+                            let what = format!("task `{}` is in an earlier pack as well", task.id);
+                            problems.add(path, None, &what);
+                        }
+                    }
+                    tasks.extend(pack.tasks);
+                }
+                Err(error) => problems.add_all(error),
+            }
+        }
+        problems.finish(Self { tasks, digest: digests.finish() })
+    }
+
     /// Tasks of one split.
     pub fn tasks_of(&self, split: TaskSplit) -> impl Iterator<Item = &Task> {
         self.tasks.iter().filter(move |t| t.split == split)
@@ -280,7 +312,7 @@ impl TaskPack {
 
 #[cfg(test)]
 mod tests {
-    use super::{Metric, Task, TaskPack, TaskSplit};
+    use super::{Digest, Metric, Task, TaskPack, TaskSplit};
 
     #[test]
     fn a_path_without_tasks_says_what_is_expected() {
@@ -303,6 +335,37 @@ mod tests {
         std::fs::write(dir.path().join("tasks.json"), r#"{"tasks": []}"#).unwrap();
         std::fs::write(dir.path().join("stray.jsonl"), "not json\n").unwrap();
         assert!(TaskPack::load(dir.path()).unwrap().tasks.is_empty());
+    }
+
+    #[test]
+    fn several_paths_make_one_pack() {
+        let pack = |tasks: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            for id in tasks {
+                let text =
+                    "{\"descriptions\": [\"Do it.\"]}\n{\"input\": \"i\", \"output\": \"o\"}\n";
+                std::fs::write(dir.path().join(format!("{id}.jsonl")), text).unwrap();
+            }
+            dir
+        };
+        let (first, second, broken) = (pack(&["b", "c"]), pack(&["a"]), pack(&["c"]));
+        let load = |dirs: &[&tempfile::TempDir]| {
+            let paths: Vec<_> = dirs.iter().map(|dir| dir.path().to_owned()).collect();
+            TaskPack::load_all(&paths)
+        };
+        let both = load(&[&first, &second]).unwrap();
+        let ids: Vec<&str> = both.tasks.iter().map(|task| task.id.as_str()).collect();
+        assert_eq!(ids, ["b", "c", "a"]);
+        let alone = load(&[&first]).unwrap();
+        assert_eq!(alone.digest, TaskPack::load(first.path()).unwrap().digest);
+        let lines = format!("{}\n{}\n", alone.digest, load(&[&second]).unwrap().digest);
+        assert_eq!(both.digest, Digest::of(lines.as_bytes()));
+        assert_ne!(load(&[&second, &first]).unwrap().digest, both.digest);
+
+        std::fs::write(broken.path().join("d.jsonl"), "{").unwrap();
+        let problems = load(&[&broken, &second, &second]).unwrap_err().problems;
+        assert!(problems[0].contains("d.jsonl:1"), "{problems:?}");
+        assert!(problems.last().unwrap().contains("`a` is in an earlier pack"), "{problems:?}");
     }
 
     #[test]

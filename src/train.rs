@@ -59,8 +59,8 @@ pub struct TrainPaths {
     pub base: PathBuf,
     /// Hugging Face directory of the text encoder.
     pub encoder: PathBuf,
-    /// The tasks.
-    pub pack: PathBuf,
+    /// The tasks, in one place or several.
+    pub packs: Vec<PathBuf>,
     /// PEFT directory of the adapter that every generated one starts from.
     pub warm_start: Option<PathBuf>,
     /// Directory of PEFT adapters named by task, to be reconstructed.
@@ -153,7 +153,7 @@ pub fn train(
     stop: &AtomicBool,
 ) -> Result<Finished> {
     let device = Device::cuda_if_available(0)?;
-    let pack = TaskPack::load(&paths.pack)?;
+    let pack = TaskPack::load_all(&paths.packs)?;
     let base = describe_base(&paths.base, &options.network.adapter.modules)?;
     let warm_start = paths.warm_start.as_deref();
     let warm_start = warm_start.map(|dir| PeftAdapter::load(dir, &base)).transpose()?;

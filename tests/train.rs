@@ -80,7 +80,7 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
     let paths = |run: &str| TrainPaths {
         base: support::parts::base_gguf(),
         encoder: support::parts::encoder_dir(),
-        pack: dir.path().join("pack"),
+        packs: vec![dir.path().join("pack")],
         warm_start: None,
         library: None,
         run: dir.path().join(run),

@@ -37,9 +37,10 @@ pub(crate) struct LoraArgs {
     /// Base model: a GGUF file or a Hugging Face directory
     #[arg(long, value_name = "PATH")]
     base: PathBuf,
-    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
-    #[arg(long, value_name = "DIR")]
-    pack: PathBuf,
+    /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL; repeat it to
+    /// take several
+    #[arg(long, value_name = "DIR", required = true)]
+    pack: Vec<PathBuf>,
     /// Tasks that get an adapter [default: all training tasks]
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     tasks: Vec<String>,
@@ -115,7 +116,7 @@ pub(crate) fn run(command: &BaselineCommand, quiet: bool) -> Outcome {
 
 fn lora(args: &LoraArgs, quiet: bool) -> Outcome {
     claim_cores();
-    let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
+    let pack = TaskPack::load_all(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let training = || pack.tasks_of(TaskSplit::Train).map(|task| task.id.clone()).collect();
     let ids = if args.tasks.is_empty() { training() } else { args.tasks.clone() };
     let stop = stop_on_interrupt()?;
@@ -136,7 +137,7 @@ fn multi_task(args: &LoraArgs, quiet: bool) -> Outcome {
         return Err(Failure::environment("baseline.usage", what).hint("leave out --tasks"));
     }
     claim_cores();
-    let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
+    let pack = TaskPack::load_all(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let stop = stop_on_interrupt()?;
     let trainer = LoraTrainer::open(&args.base, &pack, &args.options)?;
     match trainer.multi_task(&args.output, args.resume, &stop)? {

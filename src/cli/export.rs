@@ -1,7 +1,7 @@
 //! `t2lc export`: checkpoint → bundle.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use t2lc::taskpack::{TaskPack, TaskSplit};
@@ -29,8 +29,8 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
     }
     let checkpoint = Checkpoint::load(&args.checkpoint).map_err(input)?;
     let record = CheckpointRecord::load(&args.checkpoint, &checkpoint.config).map_err(input)?;
-    let (pack, list) = (args.pack.as_deref(), args.freeze.descriptions.as_deref());
-    let (provenance, descriptions) = provenance(record, pack, list)?;
+    let list = args.freeze.descriptions.as_deref();
+    let (provenance, descriptions) = provenance(record, &args.pack, list)?;
     let licence = args.licence.clone().unwrap_or_else(|| match &provenance {
         Provenance::Trained(_) => LICENCE.to_owned(),
         Provenance::Imported(origin) => origin.licence.clone(),
@@ -46,12 +46,12 @@ fn input(error: impl Into<anyhow::Error>) -> Failure {
 /// What the manifest says of the checkpoint, and the descriptions that are known of its training.
 fn provenance(
     record: CheckpointRecord,
-    pack: Option<&Path>,
+    packs: &[PathBuf],
     list: Option<&Path>,
 ) -> Result<(Provenance, Descriptions), Failure> {
-    match (record, pack, list) {
-        (CheckpointRecord::Trained(run), Some(pack), None) => {
-            let pack = TaskPack::load(pack).map_err(input)?;
+    match (record, packs, list) {
+        (CheckpointRecord::Trained(run), [_, ..], None) => {
+            let pack = TaskPack::load_all(packs).map_err(input)?;
             let training = training(run, &pack).map_err(input)?;
             Ok((Provenance::Trained(training), descriptions(&pack)))
         }
@@ -59,11 +59,11 @@ fn provenance(
             let error = anyhow!("the checkpoint was trained on a task pack, which is not given");
             Err(input(error).hint("name it with --pack; --descriptions is for imported ones"))
         }
-        (CheckpointRecord::Imported(_), Some(_), _) => {
+        (CheckpointRecord::Imported(_), [_, ..], _) => {
             let error = anyhow!("the checkpoint was imported: it was not trained on a task pack");
             Err(input(error).hint("leave out --pack; --descriptions takes what it was trained on"))
         }
-        (CheckpointRecord::Imported(origin), None, list) => {
+        (CheckpointRecord::Imported(origin), [], list) => {
             Ok((Provenance::Imported(origin), known_descriptions(list)?))
         }
     }

@@ -38,7 +38,7 @@ pub(super) fn run_conditioned(args: &TrainArgs, condition: ConditionKind, quiet:
         let paths = TrainPaths {
             base: args.base.clone(),
             encoder: args.encoder.clone(),
-            pack: args.pack.clone(),
+            packs: args.pack.clone(),
             warm_start: args.warm_start.clone(),
             library: args.reconstruct.clone(),
             run: run.clone(),

@@ -82,7 +82,7 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
 
 /// An option that says nothing here.
 fn for_bundles(args: &ExportArgs) -> Option<&'static str> {
-    let given = [("--pack", args.pack.is_some()), ("--licence", args.licence.is_some())];
+    let given = [("--pack", !args.pack.is_empty()), ("--licence", args.licence.is_some())];
     let given = given.into_iter().find_map(|(option, is_given)| is_given.then_some(option));
     args.freeze.for_bundles().or(given)
 }

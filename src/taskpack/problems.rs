@@ -44,6 +44,11 @@ impl Problems {
         self.add(path, Some(line), &format!("{what} (column {})", error.column()));
     }
 
+    /// Adds what another source found.
+    pub(super) fn add_all(&mut self, error: TaskPackError) {
+        self.listed.extend(error.problems);
+    }
+
     /// Whether a JSONL line is short enough to read; if not, that is a problem.
     pub(super) fn accept_line(&mut self, path: &Path, line: usize, text: &str) -> bool {
         let accept = text.len() <= MAX_LINE_BYTES;
