@@ -153,6 +153,8 @@ impl Command {
             Self::Pack { command } => command.wants_json(),
             Self::Store { command } => command.wants_json(),
             Self::Verify(args) => args.json,
+            #[cfg(feature = "train")]
+            Self::Eval(args) => args.json,
             #[cfg(all(feature = "train", feature = "llama"))]
             Self::Try(args) => args.json,
             _ => false,
@@ -320,7 +322,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "warm_start")]
     pub(crate) reconstruct: Option<PathBuf>,
     /// Train once per seed, each in a directory `seed-N` of the output
-    #[arg(long, value_delimiter = ',', value_name = "N")]
+    #[arg(long, value_delimiter = ',', value_name = "N", conflicts_with = "seed")]
     pub(crate) seeds: Vec<u64>,
     /// Draw losses and learning rate into this SVG file at the end
     #[arg(long, value_name = "SVG")]

@@ -178,6 +178,12 @@ fn evaluate_task<E: Engine>(
 
 /// The descriptions that stand for a task in the evaluation.
 fn descriptions_of<'t>(task: &'t Task, options: &EvaluateOptions) -> Result<Vec<&'t str>> {
+    let all_seen = task.split == TaskSplit::Train && task.eval_description_ids.is_empty();
+    ensure!(
+        options.wording == Wording::Training || !all_seen,
+        "training may see every description of `{}`, so none of them is unseen",
+        task.id
+    );
     let texts: Vec<&str> = task.worded(options.wording).take(options.descriptions).collect();
     ensure!(!texts.is_empty(), "the task has no description");
     Ok(texts)

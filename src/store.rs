@@ -87,12 +87,21 @@ pub enum StoreError {
 pub struct Store {
     root: PathBuf,
     remote: Option<Arc<dyn Remote>>,
+    /// Whether nothing may be written or removed, here or there.
+    read_only: bool,
 }
 
 impl Store {
     /// The store in a directory, which need not exist.
     pub fn new(root: PathBuf) -> Self {
-        Self { root, remote: None }
+        Self { root, remote: None, read_only: false }
+    }
+
+    /// The same store, in which looking something up leaves no trace: damage stays, and what is
+    /// fetched is not kept.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { read_only: true, ..self }
     }
 
     /// The same store with a remote one behind it.
@@ -200,9 +209,31 @@ impl Store {
     /// As [`Store::put`].
     pub fn record(&self, recipe: &Digest, record: &Record) -> Result<(), StoreError> {
         let text = record.to_text(recipe);
-        self.write(&self.place(RECIPES, recipe), text.as_bytes())?;
-        let Some(remote) = &self.remote else { return Ok(()) };
-        upload(remote.as_ref(), &key(RECIPES, recipe), text.as_bytes())
+        // A record that is here only would never get there: nobody would compile the recipe again.
+        if let Some(remote) = &self.remote {
+            upload(remote.as_ref(), &key(RECIPES, recipe), text.as_bytes())?;
+        }
+        self.write(&self.place(RECIPES, recipe), text.as_bytes())
+    }
+
+    /// Gives the remote store what it lacks of something that was found.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn share(&self, recipe: &Digest, record: &Record) -> Result<(), StoreError> {
+        let Some(remote) = self.remote.as_deref() else { return Ok(()) };
+        let blob = key(BLOBS, &record.content);
+        let there = remote.size_bytes(&blob).map_err(|e| failed_remote("ask", e))?;
+        if there != Some(record.size_bytes) {
+            let Some(bytes) = self.get_here(&record.content)? else { return Ok(()) };
+            upload(remote, &blob, &bytes)?;
+        }
+        let (key, text) = (key(RECIPES, recipe), record.to_text(recipe));
+        let there = remote.read(&key, MAX_RECORD_BYTES).map_err(|e| failed_remote("read", e))?;
+        if there.as_deref() == Some(text.as_bytes()) {
+            return Ok(());
+        }
+        upload(remote, &key, text.as_bytes())
     }
 
     /// What a recipe gave to this version of the program, if its bytes are still there. A record
@@ -216,13 +247,15 @@ impl Store {
         if let Some(bytes) = read(&path, MAX_RECORD_BYTES)? {
             found = Record::from_bytes(&bytes, recipe);
             if found.is_none() {
-                remove(&path)?;
+                self.discard(&path)?;
             }
         }
         if let Some(record) = found
             && self.is_usable(&record)?
         {
-            touch(&path);
+            // Collecting goes by the age of the bytes.
+            self.touch(&path);
+            self.touch(&self.place(BLOBS, &record.content));
             return Ok(Some(record));
         }
         let parse = |bytes: &[u8]| Record::from_bytes(bytes, recipe);
@@ -244,10 +277,10 @@ impl Store {
         let path = self.place(BLOBS, content);
         let Some(bytes) = read(&path, MAX_BLOB_BYTES)? else { return Ok(None) };
         if Digest::of(&bytes) == *content {
-            touch(&path);
+            self.touch(&path);
             return Ok(Some(bytes));
         }
-        remove(&path)?;
+        self.discard(&path)?;
         Ok(None)
     }
 
@@ -264,7 +297,9 @@ impl Store {
         if let Some(meaning) = meaning(&bytes) {
             return Ok(Some((bytes, meaning)));
         }
-        remote.remove(key).map_err(|e| failed_remote("remove damaged bytes from", e))?;
+        if !self.read_only {
+            remote.remove(key).map_err(|e| failed_remote("remove damaged bytes from", e))?;
+        }
         Ok(None)
     }
 
@@ -273,9 +308,26 @@ impl Store {
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.read_only {
+            return Ok(());
+        }
         let parent = path.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(|source| failed("create", parent, source))?;
         Ok(write_atomically(path, bytes, true)?)
+    }
+
+    /// Removes a damaged file.
+    fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        if self.read_only { Ok(()) } else { remove(path) }
+    }
+
+    /// Marks a file as used today. A store that may only be read keeps its old times.
+    fn touch(&self, path: &Path) {
+        let file = (!self.read_only).then(|| fs::File::options().append(true).open(path));
+        if let Some(Ok(file)) = file {
+            // The age only decides what is collected first.
+            let _ = file.set_modified(SystemTime::now());
+        }
     }
 }
 
@@ -323,14 +375,6 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
         _ => Ok(()),
-    }
-}
-
-/// Marks a file as used today. A store that may only be read keeps its old times.
-fn touch(path: &Path) {
-    if let Ok(file) = fs::File::options().append(true).open(path) {
-        // The age only decides what is collected first.
-        let _ = file.set_modified(SystemTime::now());
     }
 }
 

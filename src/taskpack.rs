@@ -208,8 +208,15 @@ impl Task {
         if example.input.is_empty() || example.output.is_empty() {
             return Some("empty input or output".into());
         }
-        let lacks_answer = self.metric == Metric::ChoiceAccuracy
-            && !self.choices(example).contains(&example.output);
+        if self.metric != Metric::ChoiceAccuracy {
+            return None;
+        }
+        let choices = self.choices(example);
+        // With one choice everybody is right.
+        if choices.iter().all(|choice| Some(choice) == choices.first()) {
+            return Some("fewer than two choices".into());
+        }
+        let lacks_answer = !choices.contains(&example.output);
         lacks_answer.then(|| format!("answer `{}` is not among the choices", example.output))
     }
 

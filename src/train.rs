@@ -162,6 +162,7 @@ pub fn train(
         "options": options,
         "base": base.fingerprint,
         "data": pack.digest.to_string(),
+        "encoder": embed::encoder_digest(&paths.encoder)?.to_string(),
         "warm_start": warm_start.as_ref().map(adapter_digest),
         "library": library.as_ref().map(library_digest),
     });

@@ -92,7 +92,7 @@ fn scores<E: Engine>(engine: &E, chat: &Chat) -> Evaluation {
 #[test]
 fn both_engines_give_equal_scores() {
     let chat = chat();
-    let ours = scores(&CandleEngine::new(decoder::decoder(), chat.end_of_turn), &chat);
+    let ours = scores(&CandleEngine::new(decoder::decoder(), &chat.ends), &chat);
     let theirs = scores(&LlamaEngine::new(f32_twin()), &chat);
     assert_eq!((ours.engine.as_str(), theirs.engine.as_str()), ("candle", "llama.cpp"));
     assert_eq!(ours.tasks, theirs.tasks);
@@ -104,7 +104,7 @@ fn both_engines_give_equal_scores() {
 #[test]
 fn both_engines_give_equal_answers_and_likelihoods_under_every_form_of_an_adapter() {
     let (chat, compiler) = (chat(), compiler());
-    let candle = CandleEngine::new(decoder::decoder(), chat.end_of_turn);
+    let candle = CandleEngine::new(decoder::decoder(), &chat.ends);
     let llama = LlamaEngine::new(f32_twin());
     let prompts = ["Norway", "Japan", "What do people in Peru speak?"];
     let prompts = prompts.map(|text| chat.prompt(text).unwrap()).to_vec();
@@ -157,6 +157,6 @@ fn what_only_our_decoder_can_apply_is_not_run_in_llama_cpp() {
     let delta = AdapterData::Delta(delta);
     assert!(LlamaEngine::new(f32_twin()).prepare(&delta).unwrap().is_none());
     let chat = chat();
-    let candle = CandleEngine::new(decoder::decoder(), chat.end_of_turn);
+    let candle = CandleEngine::new(decoder::decoder(), &chat.ends);
     assert!(candle.prepare(&delta).unwrap().is_some());
 }

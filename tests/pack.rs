@@ -77,7 +77,7 @@ impl Pack {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_t2lc"));
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        command.env("T2LC_STORE", self.path("store"));
+        command.env("T2LC_STORE", self.path("store")).env_remove("T2LC_REMOTE");
         command
     }
 

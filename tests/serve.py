@@ -125,6 +125,7 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="t2lc-serve-") as folder:
         os.chdir(folder)  # paths of the pack are relative
+        os.environ.pop("T2LC_REMOTE", None)  # the store of this test is nobody else's
         pathlib.Path("pack.toml").write_text(PACK, encoding="utf-8")
         subprocess.run([t2lc, "pack", "build", "--store", "store"], check=True)
         command = [t2lc, "pack", "serve-args", "--json", "--base"]

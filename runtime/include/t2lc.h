@@ -80,7 +80,7 @@
 // Matrices, ready to be quantized.
 #define T2LC_STAGE_QUANTIZE 3
 
-// Quantized tensors to files.
+// Matrices to quantized tensors and files.
 #define T2LC_STAGE_WRITE 4
 
 // A compiled adapter.

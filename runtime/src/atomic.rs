@@ -51,6 +51,12 @@ pub enum AtomicWriteError {
     /// The system does not allow it.
     #[error("output `{}` is not writable: cannot {stage}", .path.display())]
     NotWritable { path: PathBuf, stage: &'static str, source: io::Error },
+    /// The output is in place, but a crash now may undo that, or something is left beside it.
+    #[error("output `{}` is in place, but t2lc cannot {stage}", .path.display())]
+    InPlace { path: PathBuf, stage: &'static str, source: io::Error },
+    /// The output is not in place, and neither is the directory that was there before.
+    #[error("output `{}` was not written: cannot {stage}; what was there is now `{}`", .path.display(), .left_at.display())]
+    LeftAside { path: PathBuf, stage: &'static str, left_at: PathBuf, source: io::Error },
     /// Any other failure of the system, a full disk for example.
     #[error("output `{}` was not written: cannot {stage}", .path.display())]
     Io { path: PathBuf, stage: &'static str, source: io::Error },
@@ -176,6 +182,10 @@ impl<'a> Target<'a> {
         }
     }
 
+    fn in_place(&self, stage: &'static str, source: io::Error) -> AtomicWriteError {
+        AtomicWriteError::InPlace { path: self.path.to_owned(), stage, source }
+    }
+
     /// As [`Target::failed`], for the rename that finds a target after all.
     fn rename_failed(&self, stage: &'static str, source: io::Error) -> AtomicWriteError {
         match source.kind() {
@@ -188,7 +198,7 @@ impl<'a> Target<'a> {
 
     fn sync_parent(&self) -> Result<(), AtomicWriteError> {
         sync_directory(&self.parent)
-            .map_err(|source| self.failed("sync the parent directory", source))
+            .map_err(|source| self.in_place("sync the parent directory", source))
     }
 
     /// A new directory beside the target, with the permissions of an ordinary one.
@@ -249,13 +259,18 @@ impl<'a> Target<'a> {
         let placed =
             self.refuse_foreign_entries(&old, names).and_then(|()| self.place_directory(staged));
         if let Err(error) = placed {
-            fs::rename(&old, &self.place)
-                .and_then(|()| fs::remove_dir(&aside))
-                .map_err(|source| self.failed("move the existing directory back", source))?;
+            fs::rename(&old, &self.place).map_err(|source| AtomicWriteError::LeftAside {
+                path: self.path.to_owned(),
+                stage: "move the existing directory back",
+                left_at: old,
+                source,
+            })?;
+            // The directory is where it was; an empty one under a temporary name does no harm.
+            let _ = fs::remove_dir(&aside);
             return Err(error);
         }
         fs::remove_dir_all(&aside)
-            .map_err(|source| self.failed("remove the replaced directory", source))
+            .map_err(|source| self.in_place("remove the replaced directory", source))
     }
 }
 

@@ -53,6 +53,15 @@ impl TargetModule {
         };
         Some(format!("model.layers.{layer}.{parent}.{}", self.name))
     }
+
+    /// The heads that rows are interleaved for, if the rows do not split into so many of even size.
+    pub fn unsplittable_heads(&self) -> Option<usize> {
+        let splits = |heads: &usize| {
+            let halves = heads.checked_mul(2).filter(|halves| *halves > 0);
+            halves.is_some_and(|halves| self.out_features.is_multiple_of(halves))
+        };
+        self.permute_heads.filter(|heads| !splits(heads))
+    }
 }
 
 /// The model an adapter is for.

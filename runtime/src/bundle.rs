@@ -6,7 +6,7 @@
 
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ pub const TASKS: &str = "tasks.safetensors";
 /// The files every bundle has besides the manifest.
 pub const FILES: [&str; 4] = [ENCODER, HYPERNET, TOKENIZER, TASKS];
 /// Longest input of an encoder that is believed.
-const MAX_ENCODER_TOKENS: usize = 8192;
+pub(crate) const MAX_ENCODER_TOKENS: usize = 8192;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 
@@ -268,15 +268,15 @@ fn parse_manifest(bytes: &[u8]) -> Result<Manifest, BundleError> {
     if !manifest.hypernet.scale.is_finite() {
         return Err(inconsistent(format!("scale {}", manifest.hypernet.scale)));
     }
+    let mut names = BTreeSet::new();
     for module in &manifest.base.modules {
-        let divides = |heads: usize| {
-            let pairs = heads.checked_mul(2).filter(|pairs| *pairs > 0);
-            pairs.is_some_and(|pairs| module.out_features % pairs == 0)
-        };
         if module.gguf_name(0).is_none() {
             return Err(inconsistent(format!("unknown target module `{}`", module.name)));
         }
-        if let Some(heads) = module.permute_heads.filter(|heads| !divides(*heads)) {
+        if !names.insert(&module.name) {
+            return Err(inconsistent(format!("target module `{}` twice", module.name)));
+        }
+        if let Some(heads) = module.unsplittable_heads() {
             let (name, out) = (&module.name, module.out_features);
             return Err(inconsistent(format!("`{name}`: {out} rows, {heads} heads")));
         }

@@ -25,7 +25,7 @@ pub enum DescriptionError {
     /// More than [`MAX_BYTES`].
     #[error("the description has {bytes} bytes, at most {MAX_BYTES} are allowed")]
     TooLong {
-        /// Bytes of the raw text.
+        /// Bytes of the canonical text, or of the raw one if that is refused unread.
         bytes: usize,
     },
     /// A control character other than tab and line end.
@@ -49,7 +49,7 @@ impl Description {
     /// # Ok::<(), t2lc_runtime::describe::DescriptionError>(())
     /// ```
     pub fn new(text: &str) -> Result<Self, DescriptionError> {
-        // Normalization at most triples the size; texts beyond any hope are not even normalized.
+        // The form is hardly shorter than a text; one that is beyond any hope is not even read.
         if text.len() > 4 * MAX_BYTES {
             return Err(DescriptionError::TooLong { bytes: text.len() });
         }

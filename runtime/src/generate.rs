@@ -28,6 +28,12 @@ pub enum GenerateError {
         /// Shape that came back.
         got: Vec<usize>,
     },
+    /// An output of whole numbers.
+    #[error("`{output}` has 64-bit integers, expected 32-bit floats")]
+    Type {
+        /// The output.
+        output: String,
+    },
     /// An output with NaN or infinite values.
     #[error("`{output}` has {count} values that are not finite")]
     NotFinite {
@@ -121,9 +127,8 @@ impl std::fmt::Debug for Generator {
 }
 
 fn checked(tensor: Tensor, output: &str, expected: Vec<usize>) -> Result<Vec<f32>, GenerateError> {
-    let (shape, values) = match tensor {
-        Tensor::F32 { shape, values } => (shape, values),
-        Tensor::I64 { shape, .. } => (shape, Vec::new()),
+    let Tensor::F32 { shape, values } = tensor else {
+        return Err(GenerateError::Type { output: output.into() });
     };
     if shape != expected || values.len() != expected.iter().product::<usize>() {
         return Err(GenerateError::Shape { output: output.into(), expected, got: shape });

@@ -117,12 +117,12 @@ impl TaskTable {
             return Err(layout("embeddings have no values".into()));
         }
         let (words, _) = scales.data().as_chunks::<4>();
-        Ok(Self {
-            tasks,
-            codes: codes.data().iter().map(|&byte| byte.cast_signed()).collect(),
-            scales: words.iter().map(|word| f32::from_le_bytes(*word)).collect(),
-            width,
-        })
+        let scales: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+        if let Some(scale) = scales.iter().find(|scale| !scale.is_finite() || **scale < 0.0) {
+            return Err(layout(format!("a row is scaled by {scale}")));
+        }
+        let codes = codes.data().iter().map(|&byte| byte.cast_signed()).collect();
+        Ok(Self { tasks, codes, scales, width })
     }
 
     /// The bytes of `tasks.safetensors`.
@@ -153,7 +153,8 @@ impl TaskTable {
         let mut best: HashMap<&str, f32> = HashMap::new();
         let rows = self.codes.chunks_exact(self.width).zip(&self.scales).zip(&self.tasks);
         for ((codes, scale), task) in rows {
-            let cosine = dot(codes, embedding) * scale / length;
+            // Rounded codes may be a little longer than what they stand for.
+            let cosine = (dot(codes, embedding) * scale / length).clamp(-1.0, 1.0);
             let entry = best.entry(task).or_insert(cosine);
             *entry = entry.max(cosine);
         }

@@ -65,7 +65,8 @@ pub fn peft_adapter(
     let dtype = peft_dtype(quantization)?;
     let mut tensors = Vec::with_capacity(2 * pairs.len());
     for pair in pairs {
-        let module = &base.modules[pair.module];
+        let (got, modules) = (pair.module, base.modules.len());
+        let module = base.modules.get(got).ok_or(WriteError::ModuleIndex { got, modules })?;
         let path = module
             .hugging_face_path(pair.layer)
             .ok_or_else(|| WriteError::Module { module: module.name.clone() })?;

@@ -17,7 +17,7 @@ pub enum Stage {
     Generate,
     /// Matrices, ready to be quantized: the scale folded in, A and B balanced.
     Quantize,
-    /// Quantized tensors → file.
+    /// Matrices → quantized tensors → file.
     Write,
 }
 

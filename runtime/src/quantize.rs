@@ -53,6 +53,11 @@ impl Quantization {
         Self::Q5_1,
     ];
 
+    /// The quantization that is stored as a tensor type; `None` for the types that none is.
+    pub fn of(ggml_type: GgmlType) -> Option<Self> {
+        Self::ALL.into_iter().find(|quantization| quantization.ggml_type() == ggml_type)
+    }
+
     /// The tensor type in a GGUF file.
     pub const fn ggml_type(self) -> GgmlType {
         match self {

@@ -69,13 +69,31 @@ impl Tokenizer {
     /// at the end, so that these stay.
     ///
     /// # Errors
-    /// What the library says of a text that it cannot split.
+    /// Special tokens that leave no room for the text; what the library says of one that it cannot
+    /// split.
     pub fn ids(&self, text: &str, max_tokens: usize) -> Result<TokenIds, String> {
+        let special = self.surrounding();
+        if special >= max_tokens {
+            return Err(format!("it has {special} special tokens around at most {max_tokens}"));
+        }
         match self {
             Self::WordPiece(word_piece) => Ok(word_piece.ids(text, max_tokens)),
             #[cfg(feature = "tokenizers")]
             Self::Library(tokenizer) => {
                 library_ids(tokenizer, text, max_tokens).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Special tokens around a text.
+    fn surrounding(&self) -> usize {
+        match self {
+            Self::WordPiece(word_piece) => word_piece.surrounding(),
+            #[cfg(feature = "tokenizers")]
+            Self::Library(tokenizer) => {
+                use tokenizers::PostProcessor as _;
+                let processor = tokenizer.get_post_processor();
+                processor.map_or(0, |processor| processor.added_tokens(false))
             }
         }
     }

@@ -67,11 +67,15 @@ pub fn verify_adapter(adapter: &Gguf<'_>) -> Verification {
     }
     check_pairs(adapter, &mut found);
     check_values(adapter, &mut found);
-    if let Some(recorded) = adapter.get("t2lc.tensors.sha256").and_then(Value::as_str) {
-        let got = tensors_digest(adapter).to_string();
-        found.expect(recorded == got, "t2lc.tensors.sha256", || {
-            format!("the tensors are {got}, the file says {recorded}")
-        });
+    match adapter.get("t2lc.tensors.sha256").map(Value::as_str) {
+        None => {}
+        Some(None) => found.problems.push("`t2lc.tensors.sha256` is not text".into()),
+        Some(Some(recorded)) => {
+            let got = tensors_digest(adapter).to_string();
+            found.expect(recorded == got, "t2lc.tensors.sha256", || {
+                format!("the tensors are {got}, the file says {recorded}")
+            });
+        }
     }
     let absent: Vec<&str> =
         ORIGIN_KEYS.into_iter().filter(|key| adapter.get(key).is_none()).collect();
@@ -121,8 +125,7 @@ fn check_pairs(adapter: &Gguf<'_>, found: &mut Verification) {
 fn check_values(adapter: &Gguf<'_>, found: &mut Verification) {
     let before = found.problems.len();
     for tensor in adapter.tensors() {
-        let stored = Quantization::ALL.into_iter().find(|q| q.ggml_type() == tensor.ggml_type);
-        let Some(stored) = stored else {
+        let Some(stored) = Quantization::of(tensor.ggml_type) else {
             let (name, kind) = (&tensor.name, tensor.ggml_type.name());
             found.problems.push(format!("`{name}` is {kind}, which not every llama.cpp can apply"));
             continue;
@@ -153,10 +156,10 @@ pub fn verify_against_base(adapter: &Gguf<'_>, base: &Gguf<'_>) -> Verification 
         )
     });
     check_shapes(adapter, base, &mut found);
-    match adapter.get("t2lc.base.fingerprint").and_then(Value::as_str) {
-        None => {}
-        Some(UNKNOWN_FINGERPRINT) => found.checked.push(NOT_COMPARED.into()),
-        Some(recorded) => match (recorded.parse::<Digest>(), base_fingerprint(base)) {
+    match adapter.get("t2lc.base.fingerprint").map(Value::as_str) {
+        None | Some(Some(UNKNOWN_FINGERPRINT)) => found.checked.push(NOT_COMPARED.into()),
+        Some(None) => found.problems.push("`t2lc.base.fingerprint` is not text".into()),
+        Some(Some(recorded)) => match (recorded.parse::<Digest>(), base_fingerprint(base)) {
             (Ok(recorded), Ok(got)) => found.expect(recorded == got, "base fingerprint", || {
                 format!("the base's fingerprint is {got}, the adapter was made for {recorded}: another model, even if names and shapes agree")
             }),

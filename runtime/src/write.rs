@@ -195,11 +195,7 @@ impl Contents<'_> {
             .gguf_name(pair.layer)
             .ok_or_else(|| WriteError::Module { module: module.name.clone() })?;
         let (rank, rows) = (self.rank, module.out_features);
-        let splits = |heads: &usize| {
-            let halves = heads.checked_mul(2).filter(|halves| *halves > 0);
-            halves.is_some_and(|halves| rows.is_multiple_of(halves))
-        };
-        if let Some(heads) = module.permute_heads.filter(|heads| !splits(heads)) {
+        if let Some(heads) = module.unsplittable_heads() {
             return Err(WriteError::Heads { module: module.name.clone(), rows, heads });
         }
         let side = |side: &str, row: usize, rows: usize, got: usize| {
@@ -272,7 +268,7 @@ pub fn tensors_digest(gguf: &crate::gguf::Gguf<'_>) -> Digest {
     let mut hasher = Hasher::new();
     for tensor in gguf.tensors() {
         hasher.update_prefixed(tensor.name.as_bytes());
-        let stored = Quantization::ALL.into_iter().find(|q| q.ggml_type() == tensor.ggml_type);
+        let stored = Quantization::of(tensor.ggml_type);
         hasher
             .update_prefixed(stored.map_or(tensor.ggml_type.name(), Quantization::name).as_bytes());
         for dimension in &tensor.dimensions {

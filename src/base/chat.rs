@@ -50,8 +50,11 @@ pub struct Chat {
     eos: String,
     /// Put in front of every prompt.
     added_bos: Option<u32>,
-    /// Ends every answer.
+    /// Ends every answer of training.
     pub end_of_turn: u32,
+    /// The tokens that end an answer of the base; the first is `end_of_turn`. An instruct model may
+    /// end its turns with another token than the end of the sequence.
+    pub ends: Vec<u32>,
 }
 
 impl Chat {
@@ -81,12 +84,15 @@ impl Chat {
         };
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
         let (bos, eos) = (text(bos_id), text(Some(end_of_turn)));
+        let more = ["eot_token_id", "eom_token_id"].map(|key| id(&format!("tokenizer.ggml.{key}")));
+        let ends = [end_of_turn].into_iter().chain(more.into_iter().flatten()).collect();
         Ok(Self {
             templates: template.map(environment).transpose()?,
             bos: bos.unwrap_or_default(),
             eos: eos.unwrap_or_default(),
             added_bos: bos_id.filter(|_| adds_bos),
             end_of_turn,
+            ends,
             tokenizer,
         })
     }
@@ -110,8 +116,11 @@ impl Chat {
             Some(text) => tokenizer
                 .token_to_id(&text)
                 .with_context(|| format!("the tokenizer has no token `{text}`, its `eos_token`"))?,
-            None => eos_id(dir)?,
+            None => *eos_ids(dir)?
+                .first()
+                .context("neither `eos_token` nor `eos_token_id` names the end of sequence")?,
         };
+        let ends = [end_of_turn].into_iter().chain(eos_ids(dir)?).collect();
         let eos = tokenizer.id_to_token(end_of_turn).unwrap_or_default();
         Ok(Self {
             templates: template_of(dir, &config)?.map(environment).transpose()?,
@@ -119,6 +128,7 @@ impl Chat {
             eos,
             added_bos: bos_id.filter(|_| adds_bos),
             end_of_turn,
+            ends,
             tokenizer,
         })
     }
@@ -232,21 +242,25 @@ fn special(config: &Json, key: &str) -> Option<String> {
     text.map(str::to_owned)
 }
 
-/// The end of sequence where the tokenizer's settings do not name it.
-fn eos_id(dir: &Path) -> Result<u32> {
+/// The tokens that end a sequence, as the model's settings list them.
+fn eos_ids(dir: &Path) -> Result<Vec<u32>> {
     for file in ["generation_config.json", "config.json"] {
         let path = dir.join(file);
         if !path.is_file() {
             continue;
         }
         let json = read_json(&path)?;
-        let id = json.get("eos_token_id");
-        let id = id.and_then(|id| id.as_array().map_or(Some(id), |list| list.first()));
-        if let Some(id) = id.and_then(Json::as_u64) {
-            return u32::try_from(id).with_context(|| format!("`eos_token_id` of `{file}`"));
+        let ids: Vec<u64> = match json.get("eos_token_id") {
+            Some(Json::Array(list)) => list.iter().filter_map(Json::as_u64).collect(),
+            Some(id) => id.as_u64().into_iter().collect(),
+            None => Vec::new(),
+        };
+        if !ids.is_empty() {
+            let ids = ids.into_iter().map(u32::try_from).collect::<Result<_, _>>();
+            return ids.with_context(|| format!("`eos_token_id` of `{file}`"));
         }
     }
-    anyhow::bail!("neither `eos_token` nor `eos_token_id` names the end of sequence")
+    Ok(Vec::new())
 }
 
 /// `chat_template.jinja`, else `chat_template` of the tokenizer's settings: one, or several of

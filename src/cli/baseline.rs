@@ -10,11 +10,12 @@ use t2lc::train::baseline::{LoraTrainer, Routing, arrow_mixture};
 use t2lc::train::data::ConditionKind;
 use t2lc::train::library::Library;
 use t2lc::workers::claim_cores;
+use t2lc_runtime::base::BaseModel;
 
 use super::TrainArgs;
 use super::failure::{Failure, Outcome};
-use super::output::{print_text, say};
-use super::train::{run_conditioned, stop_on_interrupt};
+use super::output::{print_text, refuse_existing};
+use super::train::{interrupted, run_conditioned, stop_on_interrupt};
 
 /// The adapters that a hypernetwork is measured against.
 #[derive(Debug, Subcommand)]
@@ -69,6 +70,9 @@ pub(crate) struct AverageArgs {
     /// PEFT directory to write
     #[arg(short, long)]
     output: PathBuf,
+    /// Overwrite an existing output
+    #[arg(long)]
+    force: bool,
 }
 
 /// Options of `baseline arrow`.
@@ -101,20 +105,23 @@ pub(crate) struct ArrowArgs {
     /// PEFT directory to write
     #[arg(short, long)]
     output: PathBuf,
+    /// Overwrite an existing output
+    #[arg(long)]
+    force: bool,
 }
 
 /// Runs the verb; prints the directories of the adapters.
 pub(crate) fn run(command: &BaselineCommand, quiet: bool) -> Outcome {
     match command {
-        BaselineCommand::Lora(args) => lora(args, quiet),
-        BaselineCommand::MultiTask(args) => multi_task(args, quiet),
+        BaselineCommand::Lora(args) => lora(args),
+        BaselineCommand::MultiTask(args) => multi_task(args),
         BaselineCommand::Average(args) => average(args),
         BaselineCommand::Hyperdecoder(args) => hyperdecoder(args, quiet),
         BaselineCommand::Arrow(args) => arrow(args),
     }
 }
 
-fn lora(args: &LoraArgs, quiet: bool) -> Outcome {
+fn lora(args: &LoraArgs) -> Outcome {
     claim_cores();
     let pack = TaskPack::load_all(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let training = || pack.tasks_of(TaskSplit::Train).map(|task| task.id.clone()).collect();
@@ -122,34 +129,36 @@ fn lora(args: &LoraArgs, quiet: bool) -> Outcome {
     let stop = stop_on_interrupt()?;
     let trainer = LoraTrainer::open(&args.base, &pack, &args.options)?;
     let made = trainer.task_specific(&ids, &args.output, args.resume, &stop)?;
-    if made.len() < ids.len() {
-        say(quiet, &format!("stopped after {} of {} tasks", made.len(), ids.len()));
-    }
     for adapter in &made {
         print_text(&format!("{}\n", adapter.display()))?;
+    }
+    if made.len() < ids.len() {
+        return Err(interrupted(&format!("after {} of {} tasks", made.len(), ids.len())));
     }
     Ok(())
 }
 
-fn multi_task(args: &LoraArgs, quiet: bool) -> Outcome {
+fn multi_task(args: &LoraArgs) -> Outcome {
     if !args.tasks.is_empty() {
         let what = anyhow::anyhow!("a multi-task adapter is trained on all training tasks");
         return Err(Failure::environment("baseline.usage", what).hint("leave out --tasks"));
     }
+    refuse_existing(&args.output, args.resume)?;
     claim_cores();
     let pack = TaskPack::load_all(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let stop = stop_on_interrupt()?;
     let trainer = LoraTrainer::open(&args.base, &pack, &args.options)?;
     match trainer.multi_task(&args.output, args.resume, &stop)? {
-        Some(adapter) => print_text(&format!("{}\n", adapter.display()))?,
-        None => say(quiet, "stopped; continue with --resume"),
+        Some(adapter) => print_path(&adapter),
+        None => Err(interrupted("before the end")),
     }
-    Ok(())
 }
 
 fn average(args: &AverageArgs) -> Outcome {
-    let base = describe_base(&args.base, &args.modules)?;
-    Library::load(&args.library, &base)?.average()?.save(&args.output, &base)?;
+    refuse_existing(&args.output, args.force)?;
+    let base = described(&args.base, &args.modules)?;
+    let library = loaded(&args.library, &base)?;
+    library.average()?.save(&args.output, &base)?;
     print_path(&args.output)
 }
 
@@ -158,15 +167,22 @@ fn hyperdecoder(args: &TrainArgs, quiet: bool) -> Outcome {
         let what = anyhow::anyhow!("a library has no adapters for single inputs");
         return Err(Failure::environment("baseline.usage", what).hint("leave out --reconstruct"));
     }
+    if args.options.condition == ConditionKind::Nothing {
+        let what = anyhow::anyhow!("a hyperdecoder reads the input");
+        return Err(Failure::environment("baseline.usage", what).hint("leave out --condition"));
+    }
     run_conditioned(args, ConditionKind::Input, quiet)
 }
 
 fn arrow(args: &ArrowArgs) -> Outcome {
     let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
+    refuse_existing(&args.output, args.force)?;
     let task = pack.tasks.iter().find(|task| task.id == args.task);
-    let task = task.with_context(|| format!("the task pack has no task `{}`", args.task))?;
-    let base = describe_base(&args.base, &args.modules)?;
-    let library = Library::load(&args.library, &base)?;
+    let task = task
+        .with_context(|| format!("the task pack has no task `{}`", args.task))
+        .map_err(|e| Failure::input("baseline.task", e))?;
+    let base = described(&args.base, &args.modules)?;
+    let library = loaded(&args.library, &base)?;
     let inputs = task.examples_of(ExampleSplit::Train).take(args.inputs);
     let inputs = inputs.map(|example| example.input.as_str());
     let mixture = arrow_mixture(
@@ -178,6 +194,14 @@ fn arrow(args: &ArrowArgs) -> Outcome {
     )?;
     mixture.save(&args.output, &base)?;
     print_path(&args.output)
+}
+
+fn described(base: &Path, modules: &[String]) -> Result<BaseModel, Failure> {
+    describe_base(base, modules).map_err(|e| Failure::input("baseline.base", e))
+}
+
+fn loaded(library: &Path, base: &BaseModel) -> Result<Library, Failure> {
+    Library::load(library, base).map_err(|e| Failure::input("baseline.library", e))
 }
 
 fn print_path(path: &Path) -> Outcome {

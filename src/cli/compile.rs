@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use serde_json::json;
-use t2lc_runtime::atomic::AtomicWriteError;
 use t2lc_runtime::backend::BackendKind;
 use t2lc_runtime::bundle::Bundle;
 use t2lc_runtime::compile::{Adapter, CompileOptions, Format, compile_once};
@@ -15,7 +14,7 @@ use t2lc_runtime::error::Error;
 
 use super::CompileArgs;
 use super::failure::{Failure, Outcome};
-use super::output::{human_bytes, print_bytes, print_json, say};
+use super::output::{human_bytes, print_bytes, print_json, refuse_existing, say};
 
 /// Opens the given bundle, or the one built in.
 pub(crate) fn open_bundle(dir: Option<&Path>) -> Result<Bundle, Failure> {
@@ -40,9 +39,8 @@ pub(crate) fn run(args: &CompileArgs, quiet: bool) -> Outcome {
         let error = anyhow!("`-o -` writes a GGUF file to stdout: no --json and no --format peft");
         return Err(Failure::environment("usage", error));
     }
-    if !to_stdout && !args.force && args.output.symlink_metadata().is_ok() {
-        let path = args.output.clone();
-        return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
+    if !to_stdout {
+        refuse_existing(&args.output, args.force)?;
     }
     let options = CompileOptions {
         format: args.format,

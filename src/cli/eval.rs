@@ -21,7 +21,7 @@ use t2lc::evaluate::{
 use t2lc::taskpack::TaskPack;
 
 use super::failure::{Failure, Outcome};
-use super::output::{print_json, print_text, say};
+use super::output::{print_json, print_text, refuse_existing, say};
 
 /// Options of `eval`.
 #[derive(Debug, Args)]
@@ -92,7 +92,7 @@ pub(crate) struct EvalArgs {
     force: bool,
     /// Print as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// A name in the report and where its adapter or bundle is.
@@ -157,7 +157,11 @@ impl Exam<'_> {
 /// Runs the verb. Adapters are compiled as `compile` does it, quantization included.
 pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
     if let Some(path) = &args.html {
-        page::check(path, args.force)?;
+        refuse_existing(path, args.force)?;
+    }
+    if args.llama.is_some() && args.engine == EngineKind::Candle {
+        let error = anyhow!("--llama is for --engine llama.cpp");
+        return Err(Failure::environment("usage", error));
     }
     let opened = Opened::of(args)?;
     let device = Device::cuda_if_available(0).context("no device")?;
@@ -177,8 +181,8 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
     let evaluation = match opened {
         Opened::Candle => {
             let decoder = Decoder::open(&args.base, &device)?;
-            let end_of_turn = exam.chat.end_of_turn;
-            exam.hold(&CandleEngine::new(&decoder, end_of_turn), quiet)?
+            let ends = exam.chat.ends.clone();
+            exam.hold(&CandleEngine::new(&decoder, &ends), quiet)?
         }
         #[cfg(feature = "llama")]
         Opened::LlamaCpp(model) => {

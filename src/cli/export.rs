@@ -22,6 +22,10 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
     if args.format == ExportFormat::TextToLora {
         return write_back::run(args, quiet);
     }
+    if args.model_dir.is_some() {
+        let error = anyhow!("--model-dir is for --format text-to-lora");
+        return Err(Failure::environment("usage", error));
+    }
     if !args.freeze.has_encoder() {
         let error =
             anyhow!("a bundle needs a text encoder: --encoder <DIR> or --encoder-onnx <FILE>");

@@ -8,6 +8,9 @@ use t2lc_runtime::rebuild::RebuildError;
 
 use super::output::{print_json, say};
 
+/// Code of a failure to print.
+const OUTPUT: &str = "io";
+
 /// A verb's failure.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -61,12 +64,14 @@ impl Failure {
             .hint("build it with `cargo build --release --features train,llama`")
     }
 
-    /// Whether the reader of our output has gone away, which is no failure.
+    /// Whether the reader of our output has gone away, which is no failure. A server that hangs up
+    /// is one.
     pub(crate) fn is_broken_pipe(&self) -> bool {
-        self.error.chain().any(|cause| {
+        let broken = |cause: &(dyn std::error::Error + 'static)| {
             let io = cause.downcast_ref::<std::io::Error>();
             io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-        })
+        };
+        self.code == OUTPUT && self.error.chain().any(broken)
     }
 
     /// Prints the failure and gives the exit code.
@@ -179,6 +184,6 @@ impl From<anyhow::Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::environment("io", error)
+        Self::environment(OUTPUT, error)
     }
 }

@@ -47,9 +47,9 @@ pub(crate) struct FreezeArgs {
     /// Name of the bundle [default: the base's name in lower case]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Version of the bundle
-    #[arg(long, default_value = "1")]
-    pub(crate) bundle_version: String,
+    /// Version of the bundle [default: 1]
+    #[arg(long)]
+    pub(crate) bundle_version: Option<String>,
     /// Name of the text encoder [default: all-MiniLM-L6-v2; of an imported checkpoint or an ONNX
     /// file, that of the encoder's directory]
     #[arg(long)]
@@ -57,12 +57,12 @@ pub(crate) struct FreezeArgs {
     /// Licence of the text encoder [default: that of all-MiniLM-L6-v2, Apache-2.0; else unknown]
     #[arg(long)]
     pub(crate) encoder_licence: Option<String>,
-    /// Weight type of the encoder: f32, f16 or int8
-    #[arg(long, default_value_t = WeightType::Int8)]
-    pub(crate) encoder_weights: WeightType,
-    /// Weight type of the hypernetwork: f32, f16 or int8
-    #[arg(long, default_value_t = WeightType::Int8)]
-    pub(crate) hypernet_weights: WeightType,
+    /// Weight type of the encoder: f32, f16 or int8 [default: int8]
+    #[arg(long)]
+    pub(crate) encoder_weights: Option<WeightType>,
+    /// Weight type of the hypernetwork: f32, f16 or int8 [default: int8]
+    #[arg(long)]
+    pub(crate) hypernet_weights: Option<WeightType>,
 }
 
 impl FreezeArgs {
@@ -80,6 +80,9 @@ impl FreezeArgs {
             ("--pooling", self.pooling.is_some()),
             ("--descriptions", self.descriptions.is_some()),
             ("--encoder-licence", self.encoder_licence.is_some()),
+            ("--bundle-version", self.bundle_version.is_some()),
+            ("--encoder-weights", self.encoder_weights.is_some()),
+            ("--hypernet-weights", self.hypernet_weights.is_some()),
         ];
         given.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
     }
@@ -98,12 +101,12 @@ impl FreezeArgs {
         let base_name = checkpoint.config.base.name.to_lowercase();
         let options = FreezeOptions {
             name: self.name.clone().unwrap_or(base_name),
-            version: self.bundle_version.clone(),
+            version: self.bundle_version.clone().unwrap_or_else(|| "1".to_owned()),
             licence: licence.to_owned(),
             encoder_name,
             encoder_licence,
-            encoder_weights: self.encoder_weights,
-            hypernet_weights: self.hypernet_weights,
+            encoder_weights: self.encoder_weights.unwrap_or(WeightType::Int8),
+            hypernet_weights: self.hypernet_weights.unwrap_or(WeightType::Int8),
         };
         // A bundle's table and threshold come out of its encoder: unless told otherwise, the same on
         // every machine.

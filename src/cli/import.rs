@@ -16,7 +16,7 @@ use t2lc_export::import::{
     ADAPTER_FILE, ARCHIVE_FILE, ARGUMENTS_FILE, Arguments, Companions, Imported, ModuleOrder,
     import,
 };
-use t2lc_runtime::atomic::{AtomicWriteError, write_directory_atomically};
+use t2lc_runtime::atomic::write_directory_atomically;
 use t2lc_runtime::base::{BaseModel, UNKNOWN_FINGERPRINT};
 use t2lc_runtime::error::Error;
 use t2lc_runtime::gguf::Gguf;
@@ -25,7 +25,7 @@ use t2lc_runtime::manifest::OriginInfo;
 use super::export::known_descriptions;
 use super::failure::{Failure, Outcome};
 use super::freeze::{FreezeArgs, Target};
-use super::output::{human_bytes, print_json, say};
+use super::output::{human_bytes, print_json, refuse_existing, say};
 
 /// Largest text file that is read.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
@@ -62,10 +62,7 @@ pub(crate) struct ImportArgs {
 
 /// Runs the verb.
 pub(crate) fn run(args: &ImportArgs, quiet: bool) -> Outcome {
-    if !args.force && args.output.symlink_metadata().is_ok() {
-        let path = args.output.clone();
-        return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
-    }
+    refuse_existing(&args.output, args.force)?;
     let names = [
         ("--name", args.freeze.name.is_some()),
         ("--encoder-name", args.freeze.encoder_name.is_some()),

@@ -1,6 +1,12 @@
 //! Where text goes: data to stdout, one JSON object or bytes; messages to stderr.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use t2lc_runtime::atomic::AtomicWriteError;
+use t2lc_runtime::error::Error;
+
+use super::failure::Outcome;
 
 /// Prints one JSON object on stdout.
 pub(crate) fn print_json(value: &serde_json::Value) -> io::Result<()> {
@@ -31,6 +37,15 @@ pub(crate) fn say(quiet: bool, message: &str) {
         // A message nobody can read must not stop the work.
         let _ = writeln!(io::stderr(), "{message}");
     }
+}
+
+/// Refuses an output that is in the way, before the work and not after it.
+pub(crate) fn refuse_existing(path: &Path, force: bool) -> Outcome {
+    if !force && path.symlink_metadata().is_ok() {
+        let path = path.to_owned();
+        return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
+    }
+    Ok(())
 }
 
 /// A size as people read it.

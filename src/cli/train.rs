@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
+use anyhow::anyhow;
 use t2lc::train::data::ConditionKind;
 use t2lc::train::run::{Finished, METRICS_FILE};
 use t2lc::train::{TrainOptions, TrainPaths, plot, train};
 use t2lc::workers::claim_cores;
+use t2lc_runtime::atomic::write_atomically;
+use t2lc_runtime::error::Error;
 
 use super::TrainArgs;
 use super::failure::{Failure, Outcome};
@@ -49,7 +51,7 @@ pub(super) fn run_conditioned(args: &TrainArgs, condition: ConditionKind, quiet:
             write_plot(&run, &numbered(path, seed))?;
         }
         if finished.interrupted {
-            break;
+            return Err(interrupted(&format!("after step {}", finished.steps)));
         }
     }
     Ok(())
@@ -59,11 +61,15 @@ fn seeds(args: &TrainArgs) -> Vec<Option<u64>> {
     args.seeds.iter().copied().map(Some).collect()
 }
 
+/// What is left is not what was asked for.
+pub(super) fn interrupted(place: &str) -> Failure {
+    Failure::environment("train.interrupted", anyhow!("stopped {place}"))
+        .hint("continue with --resume")
+}
+
 fn report(finished: &Finished, quiet: bool) -> Outcome {
     let Finished { last, best, steps, interrupted } = finished;
-    if *interrupted {
-        say(quiet, &format!("stopped after step {steps}; continue with --resume"));
-    } else {
+    if !*interrupted {
         say(quiet, &format!("trained {steps} steps; the last checkpoint is {}", last.display()));
     }
     print_text(&format!("{}\n", best.as_ref().unwrap_or(last).display()))?;
@@ -72,9 +78,7 @@ fn report(finished: &Finished, quiet: bool) -> Outcome {
 
 fn write_plot(run: &Path, path: &Path) -> Outcome {
     let svg = plot::plot(&run.join(METRICS_FILE))?;
-    std::fs::write(path, svg)
-        .with_context(|| format!("cannot write `{}`", path.display()))
-        .map_err(|e| Failure::environment("train.plot", e))
+    write_atomically(path, svg.as_bytes(), true).map_err(|e| Error::from(e).into())
 }
 
 /// `plot.svg` → `plot-7.svg` for seed 7.

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use t2lc_runtime::digest::Digest;
 
 use super::engine::AdapterData;
-use crate::taskpack::{Example, Task};
+use crate::taskpack::{Example, Task, Wording};
 
 /// Characters of the text that stands in for a description.
 const RANDOM_TEXT_LEN: usize = 24;
@@ -96,10 +96,10 @@ impl<'a> Contestant<'a> {
         Self::per_description("compiled", move |_, _, text| compiled(&compile, text))
     }
 
-    /// `other`: the adapter compiled from the description of another one of `tasks`, drawn by
-    /// `seed`; with a single task, its own.
-    pub fn other(compile: Compile<'a>, tasks: &[&Task], seed: u64) -> Self {
-        let others = descriptions_of_others(tasks, seed);
+    /// `other`: the adapter compiled from the description of another one of `tasks`, of the same
+    /// wording, drawn by `seed`; with a single task, its own.
+    pub fn other(compile: Compile<'a>, tasks: &[&Task], wording: Wording, seed: u64) -> Self {
+        let others = descriptions_of_others(tasks, wording, seed);
         Self::per_description("other", move |task, number, text| {
             let texts = others.get(&task.id).filter(|texts| !texts.is_empty());
             compiled(&compile, texts.map_or(text, |texts| &texts[number % texts.len()]))
@@ -172,13 +172,17 @@ fn compiled(compile: &Compile<'_>, text: &str) -> Result<AdapterData> {
     compile(text).with_context(|| format!("cannot compile the description `{text}`"))
 }
 
-/// For each task the unseen descriptions of another one: the tasks in a random order, each with the
+/// For each task the descriptions of another one: the tasks in a random order, each with the
 /// descriptions of the next.
-fn descriptions_of_others(tasks: &[&Task], seed: u64) -> BTreeMap<String, Vec<String>> {
+fn descriptions_of_others(
+    tasks: &[&Task],
+    wording: Wording,
+    seed: u64,
+) -> BTreeMap<String, Vec<String>> {
     let mut order = tasks.to_vec();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let next = order.iter().cycle().skip(1);
-    let texts = |task: &Task| task.unseen_descriptions().map(str::to_owned).collect();
+    let texts = |task: &Task| task.worded(wording).map(str::to_owned).collect();
     order.iter().zip(next).map(|(task, other)| (task.id.clone(), texts(other))).collect()
 }
 
@@ -197,7 +201,7 @@ pub(super) fn random_text(seed: u64, task_id: &str, number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{descriptions_of_others, random_text};
+    use super::{Wording, descriptions_of_others, random_text};
     use crate::taskpack::{Metric, Task};
 
     #[test]
@@ -216,7 +220,7 @@ mod tests {
         let tasks = ["a", "b", "c", "d"]
             .map(|id| Task::new(id, "MIT", Metric::ExactMatch, vec![id.into()], Vec::new()));
         let tasks: Vec<&Task> = tasks.iter().collect();
-        let others = descriptions_of_others(&tasks, 7);
+        let others = descriptions_of_others(&tasks, Wording::Unseen, 7);
         assert_eq!(others.len(), 4);
         let mut texts = Vec::new();
         for (id, text) in &others {

@@ -4,13 +4,16 @@
 //! where the contestant has no adapter or no shots for the task, or where the engine cannot run its
 //! adapter.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::contestant::{AdapterSource, Contestant, PromptForm};
 use super::engine::Engine;
 use super::{EvaluateOptions, descriptions_of, score, shots, split_name};
 use crate::base::chat::Chat;
 use crate::taskpack::{Example, ExampleSplit, Metric, Task};
+
+/// Longest prompt that is computed; what it costs grows with its square.
+const MAX_PROMPT_TOKENS: usize = 16_384;
 
 /// Most tokens of a free answer, however long the expected ones are.
 const ANSWER_MAX_TOKENS: usize = 64;
@@ -136,7 +139,11 @@ impl<'a, E: Engine> Exam<'a, E> {
                 examples.map(|e| shots::prompt(self.chat, &solved, &e.input)).collect()
             }
         };
-        prompts.map(Some)
+        let prompts = prompts?;
+        if let Some(long) = prompts.iter().map(Vec::len).find(|len| *len > MAX_PROMPT_TOKENS) {
+            bail!("a prompt of {long} tokens, at most {MAX_PROMPT_TOKENS} are computed");
+        }
+        Ok(Some(prompts))
     }
 
     /// Scores of as many examples as there are prompts, from the example `first` on, all of them
@@ -166,6 +173,8 @@ impl<'a, E: Engine> Exam<'a, E> {
     ) -> Result<Vec<f64>> {
         let choices = &self.choices[first..first + prompts.len()];
         let likelihoods = self.engine.log_likelihoods(prompts, choices, adapter)?;
+        // An adapter that computes nothing must not be given the first choice.
+        ensure!(!likelihoods.iter().flatten().any(|x| x.is_nan()), "a choice's likelihood is NaN");
         let right = |(example, likelihoods): (&&Example, &Vec<f64>)| {
             let choice = score::likeliest(likelihoods);
             let choice = choice.and_then(|index| self.task.choices(example).get(index));

@@ -22,8 +22,8 @@ pub(super) struct Greedy<'a> {
     pub decoder: &'a Decoder,
     /// One row, the same adapter for every prompt.
     pub adapter: Option<&'a dyn Delta>,
-    /// The token that ends an answer.
-    pub end_of_turn: u32,
+    /// The tokens that end an answer.
+    pub ends: &'a [u32],
     /// Cap on the tokens of an answer, end of turn not counted.
     pub max_new_tokens: usize,
     /// Most prompt tokens in one row, about.
@@ -68,7 +68,7 @@ impl Greedy<'_> {
             let tokens = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
             let mut next = Vec::with_capacity(running.len());
             for (index, token) in running.into_iter().zip(tokens) {
-                if token == self.end_of_turn {
+                if self.ends.contains(&token) {
                     continue;
                 }
                 let answer: &mut Vec<u32> = &mut answers[index];
@@ -152,7 +152,7 @@ mod tests {
             let greedy = Greedy {
                 decoder: &model.decoder,
                 adapter: Some(&adapter),
-                end_of_turn,
+                ends: &[end_of_turn],
                 max_new_tokens: 6,
                 row_tokens,
             };
@@ -167,7 +167,7 @@ mod tests {
         let mut greedy = Greedy {
             decoder: &model.decoder,
             adapter: None,
-            end_of_turn: u32::MAX,
+            ends: &[],
             max_new_tokens: 5,
             row_tokens: 8,
         };

@@ -26,7 +26,7 @@ fn write_pack(dir: &Path) -> TaskPack {
         {"id": "say", "licence": "MIT", "split": "heldout", "tier": "far",
          "metric": "rouge_l", "descriptions": ["say more"], "file": "say.jsonl"},
         {"id": "seen", "licence": "MIT", "split": "train", "metric": "exact_match",
-         "descriptions": ["x"], "file": "seen.jsonl"}]}"#;
+         "descriptions": ["x", "y"], "eval_description_ids": [1], "file": "seen.jsonl"}]}"#;
     let of = |split: &str, input: &str, output: &str| {
         format!("{{\"split\":\"{split}\",\"input\":\"{input}\",\"output\":\"{output}\"}}\n")
     };
@@ -62,7 +62,7 @@ fn run(
     let (pack, model) = (write_pack(dir.path()), TinyModel::new());
     let mut lines = Vec::new();
     let mut progress = |line: &str| lines.push(line.to_owned());
-    let engine = CandleEngine::new(&model.decoder, model.chat.end_of_turn);
+    let engine = CandleEngine::new(&model.decoder, &model.chat.ends);
     let evaluation = evaluate(&engine, &model.chat, &pack, contestants, options, &mut progress)?;
     Ok((evaluation, lines))
 }

@@ -204,13 +204,9 @@ functions! {
     llama llama_model_load_from_file(*const c_char, ModelParams) -> *mut RawModel;
     llama llama_model_free(*mut RawModel);
     llama llama_model_get_vocab(*const RawModel) -> *const RawVocab;
-    llama llama_model_chat_template(*const RawModel, *const c_char) -> *const c_char;
     llama llama_vocab_n_tokens(*const RawVocab) -> i32;
-    llama llama_vocab_bos(*const RawVocab) -> i32;
     llama llama_vocab_eos(*const RawVocab) -> i32;
-    llama llama_vocab_get_add_bos(*const RawVocab) -> bool;
     llama llama_vocab_is_eog(*const RawVocab, i32) -> bool;
-    llama llama_vocab_get_text(*const RawVocab, i32) -> *const c_char;
     llama llama_tokenize(*const RawVocab, *const c_char, i32, *mut i32, i32, bool, bool) -> i32;
     llama llama_token_to_piece(*const RawVocab, i32, *mut c_char, i32, i32, bool) -> i32;
     llama llama_context_default_params() -> ContextParams;

@@ -12,7 +12,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::c_api::{self, Api, RawModel, RawVocab};
 use super::context::Context;
 use super::error::LlamaError;
-use super::{c_path, failure, owned, take_log};
+use super::{c_path, failure, take_log};
 
 /// Tokens that are computed at once, which bounds the memory for logits; llama.cpp rounds the size
 /// of a context up to a multiple of this.
@@ -145,17 +145,6 @@ impl Model {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// A token as the vocabulary spells it (`Ġthe`, `<|im_end|>`).
-    ///
-    /// # Errors
-    /// A token outside the vocabulary.
-    pub fn token_text(&self, token: i32) -> Result<String, LlamaError> {
-        self.check(&[token])?;
-        // SAFETY: the id is in the vocabulary; the text belongs to the model.
-        let text = unsafe { owned((self.api.llama_vocab_get_text)(self.vocab, token)) };
-        Ok(text.unwrap_or_default())
-    }
-
     /// Size of the vocabulary, the length of a row of logits.
     pub fn n_vocab(&self) -> usize {
         // SAFETY: the vocabulary lives as long as the model.
@@ -164,22 +153,10 @@ impl Model {
         usize::try_from(n_tokens).unwrap_or(0)
     }
 
-    /// The beginning-of-sequence token; -1 if there is none.
-    pub fn bos(&self) -> i32 {
-        // SAFETY: as in `n_vocab`.
-        unsafe { (self.api.llama_vocab_bos)(self.vocab) }
-    }
-
     /// The end-of-sequence token; -1 if there is none.
     pub fn eos(&self) -> i32 {
         // SAFETY: as in `n_vocab`.
         unsafe { (self.api.llama_vocab_eos)(self.vocab) }
-    }
-
-    /// Does tokenizing with `add_special` put BOS in front?
-    pub fn adds_bos(&self) -> bool {
-        // SAFETY: as in `n_vocab`.
-        unsafe { (self.api.llama_vocab_get_add_bos)(self.vocab) }
     }
 
     /// Does the token end an answer (end of sequence, end of turn)?
@@ -190,12 +167,6 @@ impl Model {
         self.check(&[token])?;
         // SAFETY: as in `n_vocab`, and the id is in the vocabulary.
         Ok(unsafe { (self.api.llama_vocab_is_eog)(self.vocab, token) })
-    }
-
-    /// The chat template (Jinja) in the model's file.
-    pub fn chat_template(&self) -> Option<String> {
-        // SAFETY: the model is alive; a null name asks for the default template.
-        unsafe { owned((self.api.llama_model_chat_template)(self.raw.as_ptr(), ptr::null())) }
     }
 
     /// Refuses tokens outside the vocabulary: llama.cpp throws a C++ exception on some of them.

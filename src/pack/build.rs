@@ -153,6 +153,9 @@ impl Job<'_> {
         for planned in &self.plan.adapters {
             if shard.is_none_or(|shard| shard.has(&planned.recipe)) {
                 let found = self.store.look_up(&planned.recipe)?;
+                if let Some(record) = found.as_ref().filter(|_| !self.rules.dry_run) {
+                    self.store.share(&planned.recipe, record)?;
+                }
                 let known = found.map(|record| LockedAdapter::of(planned, &record));
                 let action = if known.is_some() { Action::Unchanged } else { Action::Compiled };
                 slots.push(Slot { planned, known, action, write: false });
@@ -228,8 +231,8 @@ impl Job<'_> {
                 let found = output_state(planned, known.as_ref(), out)?;
                 write = found != State::Right;
                 action = if write { Action::Restored } else { Action::Unchanged };
-                let ours = || prior.is_some_and(|prior| has_output(prior, &planned.output));
-                if write && found != State::Absent && !self.rules.force && !ours() {
+                let may_write = found == State::Absent || self.rules.force;
+                if write && !may_write && !self.is_ours(planned, prior, out)? {
                     foreign.push(join(out, &planned.output).display().to_string());
                 }
             }
@@ -246,6 +249,30 @@ impl Job<'_> {
             return Err(PackError::Foreign { paths: foreign });
         }
         Ok(slots)
+    }
+
+    /// Whether what lies where an adapter belongs may be replaced: the lock has that output, and it
+    /// is in the pack's own directory or still what the lock says.
+    fn is_ours(
+        &self,
+        planned: &Planned,
+        prior: Option<&Lock>,
+        out: &Path,
+    ) -> Result<bool, PackError> {
+        let same = |locked: &&LockedAdapter| locked.output.eq_ignore_ascii_case(&planned.output);
+        let Some(locked) = prior.and_then(|prior| prior.adapters.iter().find(same)) else {
+            return Ok(false);
+        };
+        if out == self.manifest.out_dir(None) {
+            return Ok(true);
+        }
+        let found = state(
+            &join(out, &planned.output),
+            planned.format(),
+            &locked.content,
+            locked.size_bytes,
+        );
+        Ok(found? == State::Right)
     }
 
     /// Compiles what has to be, each recipe once.
@@ -335,10 +362,6 @@ fn expect_content(expected: Option<&LockedAdapter>, got: &LockedAdapter) -> Resu
 fn added(plan: &Plan) -> Vec<Change> {
     let added = |planned: &Planned| Change { name: planned.name.clone(), kind: Kind::Added };
     plan.adapters.iter().map(added).collect()
-}
-
-fn has_output(lock: &Lock, output: &str) -> bool {
-    lock.adapters.iter().any(|adapter| adapter.output.eq_ignore_ascii_case(output))
 }
 
 /// Outputs of the old lock that the plan does not have, and that are there.

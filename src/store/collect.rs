@@ -137,7 +137,9 @@ impl Store {
         let now = SystemTime::now();
         // A time that lies ahead is no age at all.
         let age = |modified: SystemTime| now.duration_since(modified).unwrap_or_default();
-        let (blobs, records) = (self.entries(BLOBS)?, self.entries(RECIPES)?);
+        // Records first: one that another process writes meanwhile comes after its bytes.
+        let records = self.entries(RECIPES)?;
+        let blobs = self.entries(BLOBS)?;
         let mut collected = Collected::default();
         let mut staying = BTreeSet::new();
         let mut doomed: Vec<PathBuf> = Vec::new();

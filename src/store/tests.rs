@@ -111,14 +111,17 @@ fn collecting_keeps_what_is_named_and_nothing_foreign_is_touched() {
 fn collecting_by_age_spares_what_was_used() {
     let (_dir, store) = store();
     let (_, old) = fill(&store, b"old");
-    let (_, used) = fill(&store, b"used");
+    let (used_recipe, used) = fill(&store, b"used");
     let long_ago = SystemTime::now() - Duration::from_hours(24 * 40);
     let temporary = store.place(BLOBS, &old).with_file_name(".t2lc-abc");
     fs::write(&temporary, b"half").unwrap();
     for path in [store.place(BLOBS, &old), store.place(BLOBS, &used), temporary.clone()] {
         fs::File::options().append(true).open(path).unwrap().set_modified(long_ago).unwrap();
     }
-    store.get(&used).unwrap();
+    assert!(store.clone().read_only().look_up(&used_recipe).unwrap().is_some());
+    let looked_at = fs::metadata(store.place(BLOBS, &used)).unwrap().modified().unwrap();
+    assert_eq!(looked_at, long_ago, "a store that is only read keeps its times");
+    store.look_up(&used_recipe).unwrap();
     let collected = store.collect(&Kept::UsedWithin(Duration::from_hours(24 * 30)), false).unwrap();
     assert_eq!((collected.blobs, collected.kept, collected.temporary), (1, 1, 1));
     assert!(
@@ -194,6 +197,27 @@ fn machines_share_what_one_of_them_stored() {
     shelf.0.lock().unwrap().clear();
     assert_eq!(second.get(&content).unwrap().as_deref(), Some(&b"abc"[..]), "it is here now");
     assert!(second.look_up(&recipe).unwrap().is_some());
+}
+
+#[test]
+fn what_is_here_alone_can_be_shared() {
+    let shelf = Arc::new(Shelf::default());
+    let (dir, alone) = store();
+    let (recipe, content) = fill(&alone, b"abc");
+    let record = Record::sample(recipe, b"abc");
+    alone.share(&recipe, &record).unwrap();
+    let shared = alone.with_remote(Arc::clone(&shelf) as Arc<dyn Remote>);
+    shared.share(&recipe, &record).unwrap();
+    assert_eq!(shelf.0.lock().unwrap().len(), 2);
+    drop(dir);
+
+    let (_second_dir, second) = store();
+    let second = second.with_remote(Arc::clone(&shelf) as Arc<dyn Remote>);
+    let reading = second.clone().read_only();
+    assert_eq!(reading.look_up(&recipe).unwrap(), Some(record.clone()));
+    assert!(!second.root().join(RECIPES).exists(), "looking leaves no trace");
+    assert_eq!(second.look_up(&recipe).unwrap(), Some(record));
+    assert_eq!(second.get(&content).unwrap().as_deref(), Some(&b"abc"[..]));
 }
 
 #[test]

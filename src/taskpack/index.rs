@@ -5,6 +5,7 @@
 //! an [`Example`] with its split. Out: the tasks in the order of the index. The digest, recorded in
 //! bundles, is that of the index and of the example files one after the other.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use t2lc_runtime::digest::Hasher;
 
 use super::problems::Problems;
 use super::source::{MAX_FILE_BYTES, Source};
-use super::{Example, Task, TaskPack, TaskPackError};
+use super::{Example, Task, TaskPack, TaskPackError, check_descriptions};
 
 /// Name of the index; a directory with such a file is a task pack.
 pub(super) const FILE: &str = "tasks.json";
@@ -38,8 +39,14 @@ pub(super) fn load(dir: &Path) -> Result<TaskPack, TaskPackError> {
     };
     let mut hasher = Hasher::new();
     hasher.update(text.as_bytes());
+    let mut ids = BTreeSet::new();
     for task in &mut tasks {
         task.check(&index_path, &mut problems);
+        check_descriptions(&task.descriptions, &index_path, None, &mut problems);
+        if !is_file_name(&task.id) || !ids.insert(task.id.clone()) {
+            let what = format!("task `{}`: the id is no file name, or there twice", task.id);
+            problems.add(&index_path, None, &what);
+        }
         if !task.file.components().all(|part| matches!(part, Component::Normal(_))) {
             let what =
                 format!("task `{}`: file `{}` leaves the pack", task.id, task.file.display());
@@ -53,6 +60,12 @@ pub(super) fn load(dir: &Path) -> Result<TaskPack, TaskPackError> {
         }
     }
     problems.finish(TaskPack { tasks, digest: hasher.finish() })
+}
+
+/// Adapters and runs are put under the id of their task.
+fn is_file_name(id: &str) -> bool {
+    let separates = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
+    !matches!(id, "" | "." | "..") && !id.contains(separates)
 }
 
 fn read_examples(task: &mut Task, path: &Path, text: &str, problems: &mut Problems) {
@@ -87,9 +100,15 @@ mod tests {
               {"id": "a", "licence": "MIT", "split": "train", "metric": "exact_match",
                "descriptions": ["x"], "eval_description_ids": [3], "file": "a.jsonl"},
               {"id": "b", "licence": "MIT", "split": "heldout", "metric": "choice_accuracy",
-               "descriptions": [], "labels": ["yes", "no"], "file": "../b.jsonl"}]}"#,
+               "descriptions": [], "labels": ["yes", "no"], "file": "../b.jsonl"},
+              {"id": "../c", "licence": "MIT", "split": "train", "metric": "choice_accuracy",
+               "descriptions": [" "], "labels": ["o"], "file": "c.jsonl"},
+              {"id": "a", "licence": "MIT", "split": "train", "metric": "rouge_l",
+               "descriptions": ["x"], "file": "c.jsonl"}]}"#,
         )
         .unwrap();
+        let example = "{\"split\":\"train\",\"input\":\"i\",\"output\":\"o\"}\n";
+        std::fs::write(dir.path().join("c.jsonl"), example).unwrap();
         let long = "x".repeat(1 << 20);
         std::fs::write(
             dir.path().join("a.jsonl"),
@@ -109,6 +128,10 @@ mod tests {
             "leaves the pack",
             "no description",
             "without a tier",
+            "task `../c`: the id is no file name",
+            "task `a`: the id is no file name, or there twice",
+            "description 0: the description is empty",
+            "c.jsonl:1: fewer than two choices",
         ] {
             assert!(problems.contains(expected), "{expected:?} not in:\n{problems}");
         }

@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::problems::Problems;
+use super::problems::{MAX_LINE_BYTES, Problems};
 use super::split::split_of;
 use super::{Example, ExampleSplit, Metric, Task, TaskSplit, check_descriptions};
 
@@ -72,6 +72,7 @@ pub(super) fn task(
     let mut examples = Vec::new();
     let mut lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()).peekable();
     if let Some(&(number, line)) = lines.peek()
+        && line.len() <= MAX_LINE_BYTES
         && is_header(line)
     {
         lines.next();

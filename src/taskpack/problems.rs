@@ -14,7 +14,7 @@ const MAX_PER_FILE: usize = 1000;
 /// Longest text of a problem, in characters.
 const MAX_CHARS: usize = 600;
 /// Longest JSONL line that is read.
-const MAX_LINE_BYTES: usize = 1 << 20;
+pub(super) const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// The problems so far.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
-//! Task embeddings for training: all-MiniLM-L6-v2 in candle, from its Hugging Face directory.
+//! Task embeddings for training: a BERT encoder in candle, from its Hugging Face directory.
 //!
-//! Input: canonical descriptions. Output: per description `E` values, mean-pooled, L2-normalized
-//! and multiplied by √E, as the exported encoder computes them.
+//! Input: canonical descriptions. Output: per description `E` values, pooled as `1_Pooling` of the
+//! directory says, L2-normalized and multiplied by √E, as the exported encoder computes them.
 
 use std::path::Path;
 
@@ -9,6 +9,8 @@ use anyhow::{Context, Result, anyhow};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
+use t2lc_export::encoder::Pooling;
+use t2lc_runtime::digest::{Digest, Hasher};
 use tokenizers::Tokenizer;
 
 /// Longest description the encoder reads, as the runtime has it.
@@ -18,6 +20,7 @@ pub use t2lc_runtime::encode::MAX_TOKENS;
 #[derive(Debug)]
 pub struct DescriptionEncoder {
     model: BertDebug,
+    pooling: Pooling,
     tokenizer: Tokenizer,
     device: Device,
 }
@@ -31,27 +34,43 @@ impl std::fmt::Debug for BertDebug {
     }
 }
 
+/// Digest of everything that [`DescriptionEncoder::load`] reads.
+///
+/// # Errors
+/// As [`DescriptionEncoder::load`].
+pub fn encoder_digest(dir: &Path) -> Result<Digest> {
+    let mut digest = Hasher::new();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        digest.update_prefixed(&read(dir, name)?);
+    }
+    digest.update_prefixed(Pooling::read(dir, Pooling::Mean)?.to_string().as_bytes());
+    Ok(digest.finish())
+}
+
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = dir.join(name);
+    std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
 impl DescriptionEncoder {
-    /// Reads `config.json`, `model.safetensors` and `tokenizer.json`.
+    /// Reads `config.json`, `model.safetensors`, `tokenizer.json` and, if there is one, `1_Pooling`.
     ///
     /// # Errors
     /// A missing or unreadable file.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
-        };
-        let config: Config = serde_json::from_slice(&read("config.json")?)?;
-        let weights =
-            VarBuilder::from_buffered_safetensors(read("model.safetensors")?, DType::F32, device)?;
+        let read = |name: &str| read(dir, name);
+        let (config, weights) = (read("config.json")?, read("model.safetensors")?);
+        let tokenizer = read("tokenizer.json")?;
+        let pooling = Pooling::read(dir, Pooling::Mean)?;
+        let config: Config = serde_json::from_slice(&config)?;
+        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, device)?;
         let model = BertDebug(BertModel::load(weights, &config)?);
-        let mut tokenizer =
-            Tokenizer::from_bytes(read("tokenizer.json")?).map_err(|e| anyhow!(e))?;
+        let mut tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|e| anyhow!(e))?;
         tokenizer.with_padding(None);
         let truncation =
             tokenizers::TruncationParams { max_length: MAX_TOKENS, ..Default::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| anyhow!(e))?;
-        Ok(Self { model, tokenizer, device: device.clone() })
+        Ok(Self { model, pooling, tokenizer, device: device.clone() })
     }
 
     /// Number of values of an embedding.
@@ -70,9 +89,13 @@ impl DescriptionEncoder {
         let encoding = self.tokenizer.encode(description, true).map_err(|e| anyhow!(e))?;
         let ids = Tensor::new(encoding.get_ids(), &self.device)?.unsqueeze(0)?;
         let states = self.model.0.forward(&ids, &ids.zeros_like()?, None)?;
-        let mean = states.squeeze(0)?.mean(0)?;
-        let length = mean.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
-        let scale = (mean.dim(D::Minus1)? as f32).sqrt() / length.max(1e-12);
-        Ok((mean * f64::from(scale))?.to_vec1()?)
+        let states = states.squeeze(0)?;
+        let pooled = match self.pooling {
+            Pooling::Mean => states.mean(0)?,
+            Pooling::Cls => states.get(0)?,
+        };
+        let length = pooled.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
+        let scale = (pooled.dim(D::Minus1)? as f32).sqrt() / length.max(1e-12);
+        Ok((pooled * f64::from(scale))?.to_vec1()?)
     }
 }

@@ -82,6 +82,8 @@ fn texts(pack: &TaskPack, seed: u64) -> Vec<String> {
     let inputs: Vec<&str> = examples
         .map(|example| example.input.as_str())
         .filter(|input| input.split_whitespace().count() >= MIN_WORDS)
+        // Long inputs, and those with control characters, are no descriptions at all.
+        .filter(|input| Description::new(input).is_ok())
         .collect();
     let inputs: Vec<&&str> = inputs.choose_multiple(&mut rng, TEXTS / 2).collect();
     let random: Vec<String> = (0..TEXTS / 2).map(|_| random_text(&mut rng)).collect();

@@ -147,9 +147,11 @@ impl RunDirectory {
         if latest.is_some() && !resume {
             bail!("`{}` already holds a run; continue it with --resume", path.display());
         }
+        // Numbers may change in the last digit when they are written and read.
+        let identity_read: serde_json::Value = serde_json::from_str(&identity.to_string())?;
         let previous = latest.map(|checkpoint| -> Result<_> {
             let state = state::load_state(&checkpoint)?;
-            if let Some(key) = first_difference(&state.identity, &identity) {
+            if let Some(key) = first_difference(&state.identity, &identity_read) {
                 bail!("`{}` was started with other options or data: {key}", path.display());
             }
             Ok((checkpoint, state))

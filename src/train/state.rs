@@ -177,14 +177,16 @@ pub fn load_optimizer(checkpoint: &Path) -> Result<AdamW> {
     Ok(optimizer)
 }
 
+/// The checkpoints of a run, the oldest first.
 fn checkpoints(run: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(run)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")) {
-            found.push(path);
+        let entry = entry?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok());
+        if let Some(step) = step {
+            found.insert(step, entry.path());
         }
     }
-    found.sort();
-    Ok(found)
+    Ok(found.into_values().collect())
 }

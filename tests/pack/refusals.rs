@@ -90,6 +90,14 @@ fn files_of_others_are_not_replaced() {
     assert!(text.contains("`legal.gguf` has 7 bytes, the lock says"), "{text}");
     pack.done(&["pack", "build"]);
     pack.done(&["pack", "verify"]);
+    // In another directory only what is still as the lock says.
+    pack.done(&["pack", "build", "--out", "other"]);
+    pack.edit("pack.toml", "legal text", "legal letters");
+    pack.done(&["pack", "build", "--out", "other"]);
+    pack.write("other/legal.gguf", "mine");
+    let text = pack.refused(1, &["pack", "build", "--out", "other"]);
+    assert!(text.contains("legal.gguf") && !text.contains("french"), "{text}");
+    assert_eq!(pack.read("other/legal.gguf"), b"mine");
 }
 
 #[test]

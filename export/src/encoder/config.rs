@@ -2,19 +2,20 @@
 //!
 //! In goes a JSON file, out come its fields; an unsupported value is an error that names its field.
 
-use std::fs;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
+use super::source::read_file;
 use crate::error::ExportError;
 
+/// Largest head; rotary positions take its square.
+const MAX_HEAD_SIZE: usize = 1024;
 /// The file of a model directory that describes the architecture.
 pub(super) const FILE: &str = "config.json";
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ExportError> {
-    let bytes =
-        fs::read(path).map_err(|source| ExportError::Read { path: path.to_owned(), source })?;
+    let bytes = read_file(path)?;
     serde_json::from_slice(&bytes)
         .map_err(|source| ExportError::Json { path: path.to_owned(), source })
 }
@@ -41,6 +42,10 @@ pub(super) fn check_sizes(sizes: &[(&'static str, usize)]) -> Result<(), ExportE
 
 /// Checks that the hidden size divides into heads; both are at least 1.
 pub(super) fn check_heads(hidden: usize, heads: usize) -> Result<(), ExportError> {
+    if hidden / heads > MAX_HEAD_SIZE {
+        let expected = format!("such that heads of {hidden} have at most {MAX_HEAD_SIZE}");
+        return Err(unsupported("num_attention_heads", expected, heads.to_string()));
+    }
     if hidden.is_multiple_of(heads) {
         return Ok(());
     }

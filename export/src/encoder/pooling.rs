@@ -40,7 +40,7 @@ impl Pooling {
     ///
     /// # Errors
     /// An unreadable file, another mode than these two, several modes or none.
-    pub(super) fn read(model_dir: &Path, default: Self) -> Result<Self, ExportError> {
+    pub fn read(model_dir: &Path, default: Self) -> Result<Self, ExportError> {
         let path = model_dir.join("1_Pooling").join(config::FILE);
         if !path.exists() {
             return Ok(default);

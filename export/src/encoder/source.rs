@@ -99,12 +99,12 @@ impl EncoderSource {
         match self {
             Self::Directory(folder) => Ok(EncoderFiles {
                 graph: build_encoder(folder, weights)?,
-                tokenizer: read(&folder.join(TOKENIZER))?,
+                tokenizer: read_file(&folder.join(TOKENIZER))?,
                 weights: weights.to_string(),
             }),
             Self::Onnx { graph, tokenizer, pooling } => Ok(EncoderFiles {
-                graph: adopt_encoder(&read(graph)?, *pooling, width)?,
-                tokenizer: read(tokenizer)?,
+                graph: adopt_encoder(&read_file(graph)?, *pooling, width)?,
+                tokenizer: read_file(tokenizer)?,
                 weights: ADOPTED_WEIGHTS.to_owned(),
             }),
         }
@@ -112,7 +112,7 @@ impl EncoderSource {
 }
 
 /// The bytes of a file that is no larger than a model may be.
-fn read(path: &Path) -> Result<Vec<u8>, ExportError> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, ExportError> {
     let fail = |source| ExportError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(fail)?;
     let size = usize::try_from(file.metadata().map_err(fail)?.len()).unwrap_or(usize::MAX);

@@ -5,12 +5,12 @@
 //! all names of its encoder have a prefix (`bert.`, `new.`): callers ask for the names without it.
 //! Tensors that nobody asks for, such as buffers and heads, are ignored.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
+use super::source::read_file;
 use crate::error::ExportError;
 
 /// The table of words, which every encoder has: where its name has a prefix, all names do.
@@ -25,10 +25,8 @@ pub(super) struct WeightFile {
 impl WeightFile {
     pub(super) fn read(model_dir: &Path) -> Result<Self, ExportError> {
         let path = model_dir.join("model.safetensors");
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Self { path, bytes }),
-            Err(source) => Err(ExportError::Read { path, source }),
-        }
+        let bytes = read_file(&path)?;
+        Ok(Self { path, bytes })
     }
 
     /// The tensors, whose names may have the prefix.

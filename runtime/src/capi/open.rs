@@ -251,26 +251,30 @@ pub unsafe extern "C" fn t2lc_open_reader(
             if reader.is_null() {
                 return Err(Failure::null("the reader"));
             }
-            let mut reader = read(reader)?;
+            let reader = read(reader)?;
             if reader.size.is_none() || reader.read.is_none() {
                 return Err(Failure::null("a function of the reader"));
             }
-            Ok(Bundle::from_reader(&mut reader).map_err(Error::from)?)
+            Ok(Bundle::from_reader(&mut Vouched(reader)).map_err(Error::from)?)
         })
     }
 }
 
-impl BundleReader for t2lc_reader {
+/// A reader whose functions and context the caller of `t2lc_open_reader` vouches for; it is made
+/// there only.
+struct Vouched(t2lc_reader);
+
+impl BundleReader for Vouched {
     fn size_bytes(&mut self, name: &str) -> Option<u64> {
-        // SAFETY: the name is valid for the call; the caller of `t2lc_open_reader` vouches for the
-        // function, here and below.
-        let size = unsafe { self.size?(name.as_ptr().cast(), name.len(), self.context) };
+        let t2lc_reader { size, context, .. } = &self.0;
+        // SAFETY: the name is valid for the call; the function is vouched for, here and below.
+        let size = unsafe { (*size)?(name.as_ptr().cast(), name.len(), *context) };
         u64::try_from(size).ok()
     }
 
     fn read(&mut self, name: &str, into: &mut [u8]) -> io::Result<()> {
-        let read = self.read.ok_or(io::ErrorKind::Unsupported)?;
-        let (length, context) = (into.len(), self.context);
+        let read = self.0.read.ok_or(io::ErrorKind::Unsupported)?;
+        let (length, context) = (into.len(), self.0.context);
         // SAFETY: `into` is writable for its length.
         let done = unsafe {
             read(name.as_ptr().cast(), name.len(), 0, into.as_mut_ptr(), length, context)

@@ -52,7 +52,7 @@ pub const T2LC_STAGE_ENCODE: u32 = 1;
 pub const T2LC_STAGE_GENERATE: u32 = 2;
 /// Matrices, ready to be quantized.
 pub const T2LC_STAGE_QUANTIZE: u32 = 3;
-/// Quantized tensors to files.
+/// Matrices to quantized tensors and files.
 pub const T2LC_STAGE_WRITE: u32 = 4;
 
 /// Largest struct of a later version that is looked at.

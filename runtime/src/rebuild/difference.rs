@@ -94,7 +94,8 @@ pub(super) fn compare(recorded: &Gguf<'_>, rebuilt: &Gguf<'_>, demand: Demand) -
         };
         let found = values(new, recorded.data(old), rebuilt.data(new), demand);
         if let Some(Difference::Values { error, .. }) = &found {
-            largest_error = largest_error.max(*error);
+            // A NaN is no number's maximum, and as far off as a value can be.
+            largest_error = largest_error.max(if error.is_nan() { f64::INFINITY } else { *error });
         }
         differences.extend(found.filter(|found| !found.is_tolerated()));
     }
@@ -123,7 +124,7 @@ fn values(tensor: &TensorInfo, old: &[u8], new: &[u8], demand: Demand) -> Option
         return None;
     }
     let name = tensor.name.clone();
-    let stored = Quantization::ALL.into_iter().find(|q| q.ggml_type() == tensor.ggml_type);
+    let stored = Quantization::of(tensor.ggml_type);
     // The new adapter has only types that can be read, and both have as many bytes.
     let read = |bytes: &[u8]| stored.and_then(|stored| dequantize(stored, bytes).ok());
     let (Some(old), Some(new)) = (read(old), read(new)) else {

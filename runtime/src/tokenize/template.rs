@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::bundle::MAX_ENCODER_TOKENS;
+
 /// Ids before and after those of the text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Template {
@@ -43,7 +45,7 @@ pub(super) struct Special {
 }
 
 impl PostProcessor {
-    /// Its template; nothing unless the text is in it exactly once.
+    /// Its template; nothing unless the text is in it exactly once, within what an encoder reads.
     pub(super) fn template(self) -> Option<Template> {
         let (single, special_tokens) = match self {
             Self::BertProcessing { sep, cls } => {
@@ -59,6 +61,11 @@ impl PostProcessor {
                 Piece::Sequence { .. } => return None,
                 Piece::SpecialToken { id } => {
                     let ids = &special_tokens.get(&id)?.ids;
+                    // A list that is named often is long many times over.
+                    let sum = template.before.len() + template.after.len() + ids.len();
+                    if sum > MAX_ENCODER_TOKENS {
+                        return None;
+                    }
                     let side = if texts == 0 { &mut template.before } else { &mut template.after };
                     side.extend(ids);
                 }

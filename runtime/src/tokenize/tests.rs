@@ -62,6 +62,8 @@ fn a_cut_keeps_the_special_tokens() {
     let cut = tokenizer.ids("playing plays", 4).unwrap();
     assert_eq!(cut, TokenIds { ids: vec![1, 3, 4, 2], tokens: 6 });
     assert!(cut.truncated() && !tokenizer.ids("play", 4).unwrap().truncated());
+    let problem = tokenizer.ids("play", 2).unwrap_err();
+    assert_eq!(problem, "it has 2 special tokens around at most 2");
 }
 
 #[test]
@@ -77,6 +79,9 @@ fn a_template_may_hold_any_special_tokens() {
                            "[SEP]": {"id": "[SEP]", "ids": [2, 2], "tokens": ["[SEP]"]}},
     });
     assert_eq!(ids(&file, "play"), [1, 2, 2, 3, 2, 2]);
+    // A short file that stands for a long list.
+    file["post_processor"]["special_tokens"]["[SEP]"]["ids"] = json!(vec![2; 4096]);
+    assert_eq!(read(&file).unwrap().unwrap_err(), "the post-processor TemplateProcessing");
 }
 
 /// Sets one field of a file.

@@ -123,10 +123,15 @@ impl WordPiece {
         }))
     }
 
+    /// Special tokens around a text.
+    pub fn surrounding(&self) -> usize {
+        self.template.before.len() + self.template.after.len()
+    }
+
     /// Splits a text into at most `max_tokens` tokens, the template's included.
     pub fn ids(&self, text: &str, max_tokens: usize) -> TokenIds {
         let Template { before, after } = &self.template;
-        let surrounding = before.len() + after.len();
+        let surrounding = self.surrounding();
         let mut inner = self.inner_ids(text);
         let tokens = surrounding + inner.len();
         inner.truncate(max_tokens.saturating_sub(surrounding));

@@ -4,21 +4,12 @@ use std::path::Path;
 
 use t2lc::evaluate::{Evaluation, html, task_points};
 use t2lc::taskpack::{Task, TaskPack};
-use t2lc_runtime::atomic::{AtomicWriteError, write_atomically};
+use t2lc_runtime::atomic::write_atomically;
 use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::error::Error;
 
 use super::super::compile::open_bundle;
 use super::{EvalArgs, Outcome, say};
-
-/// Refuses an existing page before the scoring and not after it.
-pub(super) fn check(path: &Path, overwrite: bool) -> Outcome {
-    if !overwrite && path.symlink_metadata().is_ok() {
-        let path = path.to_owned();
-        return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
-    }
-    Ok(())
-}
 
 /// Writes the page.
 pub(super) fn write(

@@ -67,6 +67,7 @@ fn run(
     let manifest = Manifest::read(&source.file, out)?;
     let bundle = open_bundle(source.bundle.as_deref().or(manifest.model.as_deref()))?;
     let store = source.stores.open()?;
+    let store = if rules.dry_run { store.read_only() } else { store };
     let open = |threads| open_backend(source.backend, source.provider, threads);
     let id = open(1).map_err(Error::from)?.id();
     let plan = Plan::new(&manifest, &bundle, &id);

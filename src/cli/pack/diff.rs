@@ -104,13 +104,17 @@ fn moved(adapter: &Changed) -> String {
 }
 
 fn near(nearest: &[NearTask]) -> String {
-    let tasks: Vec<String> =
-        nearest.iter().map(|near| format!("{} ({:.2})", near.task, near.cosine)).collect();
+    let tasks: Vec<String> = nearest
+        .iter()
+        .map(|near| format!("{} ({:.2})", one_line(&near.task), near.cosine))
+        .collect();
     tasks.join(", ")
 }
 
+/// Text of a lock, which anybody may have written, without line ends and terminal controls.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let parts = text.split(|c: char| c.is_whitespace() || c.is_control());
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Text that stays inside its cell and means nothing else in Markdown.

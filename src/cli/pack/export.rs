@@ -1,6 +1,6 @@
 //! `t2lc pack export`: a pack as an OCI image layout, a statement of its origin, or both.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
@@ -8,11 +8,11 @@ use t2lc::pack::lock;
 use t2lc::pack::oci::{
     DEFAULT_TAG, PORTABLE_MANIFEST_BYTES, Source, Tag, export, export_statement,
 };
-use t2lc_runtime::atomic::{AtomicWriteError, write_atomically};
+use t2lc_runtime::atomic::write_atomically;
 use t2lc_runtime::error::Error;
 
-use super::super::failure::{Failure, Outcome};
-use super::super::output::{human_bytes, print_json, say};
+use super::super::failure::Outcome;
+use super::super::output::{human_bytes, print_json, refuse_existing, say};
 use super::locked;
 use super::stored::StoreArgs;
 
@@ -107,13 +107,4 @@ pub(super) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
 
 fn human(bytes: u64) -> String {
     human_bytes(usize::try_from(bytes).unwrap_or(usize::MAX))
-}
-
-/// Refuses a file that is in the way, before the layout is written.
-fn refuse_existing(file: &Path, force: bool) -> Result<(), Failure> {
-    if !force && file.symlink_metadata().is_ok() {
-        let path = file.to_owned();
-        return Err(Error::from(AtomicWriteError::AlreadyExists { path }).into());
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use t2lc::pack::check::check;
 use t2lc::pack::lock::{self, Lock, LockedBundle};
 use t2lc::pack::serve::{ServeError, Serving, shell_line};
+use t2lc_runtime::base::UNKNOWN_FINGERPRINT;
 use t2lc_runtime::fingerprint::base_fingerprint;
 use t2lc_runtime::gguf::Gguf;
 
@@ -47,7 +48,7 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Outcome {
     let serving = Serving::new(&lock, &directory)?;
     expect_files(&lock, &directory)?;
     let base = match &args.base {
-        Some(base) => checked_base(base, &lock.bundle)?,
+        Some(base) => checked_base(base, &lock.bundle, quiet)?,
         None => stand_in(&lock.bundle, quiet),
     };
     let command = serving.command(&base);
@@ -80,7 +81,7 @@ fn expect_files(lock: &Lock, directory: &Path) -> Outcome {
 }
 
 /// The given base, if it is the one of the pack: the server compares names and shapes only.
-fn checked_base(path: &Path, bundle: &LockedBundle) -> Result<String, Failure> {
+fn checked_base(path: &Path, bundle: &LockedBundle, quiet: bool) -> Result<String, Failure> {
     let shown = path.display();
     let got = fs::read(path)
         .with_context(|| format!("cannot read `{shown}`"))
@@ -92,7 +93,12 @@ fn checked_base(path: &Path, bundle: &LockedBundle) -> Result<String, Failure> {
         .map_err(|error| Failure::input("pack.base", error))?
         .to_string();
     let LockedBundle { base, base_fingerprint: expected, .. } = bundle;
-    if got != *expected {
+    if expected == UNKNOWN_FINGERPRINT {
+        say(
+            quiet,
+            "note: the pack's bundle does not know its base's fingerprint, nothing was compared",
+        );
+    } else if got != *expected {
         let error = anyhow!(
             "`{shown}` is not the base of the pack: its fingerprint is {got}, \
              the pack is for {expected} (`{base}`)"

@@ -19,14 +19,14 @@ const ROW_TOKENS: usize = 1200;
 #[derive(Debug, Clone, Copy)]
 pub struct CandleEngine<'a> {
     decoder: &'a Decoder,
-    /// The token that ends an answer.
-    end_of_turn: u32,
+    /// The tokens that end an answer.
+    ends: &'a [u32],
 }
 
 impl<'a> CandleEngine<'a> {
-    /// The engine of a base whose answers end with `end_of_turn`.
-    pub fn new(decoder: &'a Decoder, end_of_turn: u32) -> Self {
-        Self { decoder, end_of_turn }
+    /// The engine of a base whose answers end with one of `ends`.
+    pub fn new(decoder: &'a Decoder, ends: &'a [u32]) -> Self {
+        Self { decoder, ends }
     }
 }
 
@@ -57,7 +57,7 @@ impl Engine for CandleEngine<'_> {
         let greedy = Greedy {
             decoder: self.decoder,
             adapter: adapter.map(Rc::as_ref),
-            end_of_turn: self.end_of_turn,
+            ends: self.ends,
             max_new_tokens,
             row_tokens: ROW_TOKENS,
         };

@@ -14,6 +14,9 @@ use url::Url;
 
 use super::Remote;
 
+/// How the names of variables with options begin.
+const OPTION_PREFIXES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+
 /// A bucket, or a directory, and the path inside it.
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -23,7 +26,8 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Opens the place that a URL names; options come from the environment.
+    /// Opens the place that a URL names; options come from the environment, under the names that
+    /// the clouds' own tools use. The library would also take names such as `TOKEN`.
     pub(super) fn open(url: &str) -> io::Result<Self> {
         let invalid = |error: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("`{url}`: {error}"))
@@ -31,7 +35,9 @@ impl Bucket {
         let parsed = Url::parse(url).map_err(|error| invalid(&error))?;
         // Variables that are not text are no options of anybody's.
         let options = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
+            let name = name.into_string().ok()?;
+            let ours = OPTION_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            Some((ours.then_some(name)?, value.into_string().ok()?))
         });
         let (objects, prefix) =
             parse_url_opts(&parsed, options).map_err(|error| invalid(&error))?;

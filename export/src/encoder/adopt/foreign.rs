@@ -16,6 +16,9 @@ use super::wire::{Field, Pieces, Value, fields};
 use super::{differs, external};
 use crate::error::ExportError;
 
+/// Most inputs, outputs and attributes of a node.
+const MAX_NODE_FIELDS: usize = 4096;
+
 /// The parts of a graph, in the order of the file.
 #[derive(Debug)]
 pub(super) struct ForeignGraph<'a> {
@@ -198,6 +201,12 @@ impl Part {
         };
         Ok(match field.number {
             graph::NODE => {
+                // A field of two bytes becomes a struct of hundreds.
+                let count = fields(bytes)?.len();
+                if count > MAX_NODE_FIELDS {
+                    let expected = format!("at most {MAX_NODE_FIELDS}");
+                    return Err(differs("the fields of a node", &expected, count.to_string()));
+                }
                 let node = Node::decode(bytes)?;
                 if node.is_external() {
                     return Err(external("node", &node.name));

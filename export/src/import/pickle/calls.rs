@@ -15,6 +15,9 @@ use std::collections::BTreeSet;
 use super::{Global, Machine, StateDict, Storage, Value, View};
 use crate::import::error::PickleError;
 
+/// Longest key of a storage; PyTorch counts them from 0.
+const MAX_KEY_BYTES: usize = 64;
+
 /// Most axes of a tensor.
 const MAX_AXES: usize = 8;
 /// Most tensors of a state dict.
@@ -103,8 +106,10 @@ impl<'a> Machine<'a> {
         else {
             return Err(self.kind("(\"storage\", type, key, device, elements)", id));
         };
-        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(self.kind("a key of letters and digits", Value::Text(key)));
+        // Every use of a storage copies its key.
+        let short = (1..=MAX_KEY_BYTES).contains(&key.len());
+        if !short || !key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(self.kind("a short key of letters and digits", Value::Text(key)));
         }
         let elements = self.size("a number of elements", elements)?;
         self.storages.push(Storage { key: key.to_owned(), element, elements });

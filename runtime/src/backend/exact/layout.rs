@@ -75,7 +75,8 @@ pub(super) fn reshaped(shape: &[usize], target: &Dense) -> Result<Vec<usize>, Fa
 pub(super) fn transpose(x: &Dense, order: Option<&[i64]>) -> Result<Dense, Fault> {
     let (shape, rank) = (x.shape(), x.shape().len());
     let order: Vec<usize> = match order {
-        Some(order) => order.iter().filter_map(|axis| usize::try_from(*axis).ok()).collect(),
+        // A negative axis becomes one that no tensor has.
+        Some(order) => order.iter().map(|a| usize::try_from(*a).unwrap_or(usize::MAX)).collect(),
         None => (0..rank).rev().collect(),
     };
     let mut sorted = order.clone();

@@ -18,7 +18,8 @@ const INT8: i32 = 3;
 /// Replaces the chains of weights in `graph`.
 pub(super) fn widen_weights(graph: &mut GraphProto) {
     let mut readers: HashMap<String, usize> = HashMap::new();
-    for name in graph.node.iter().flat_map(|node| &node.input) {
+    let outputs = graph.output.iter().map(|output| &output.name);
+    for name in graph.node.iter().flat_map(|node| &node.input).chain(outputs) {
         *readers.entry(name.clone()).or_default() += 1;
     }
     let named = |tensor: TensorProto| (tensor.name.clone(), tensor);
@@ -46,7 +47,8 @@ fn fold(node: &NodeProto, weights: &mut HashMap<String, TensorProto>) -> Option<
     let mut tensor = match node.op_type.as_str() {
         "Cast" if weights.get(first)?.data_type == INT8 => {
             let to = node.attribute.iter().find(|attribute| attribute.name == "to")?;
-            if to.i != i64::from(FLOAT) {
+            // Values may be in another field than the raw data, which is empty then.
+            if to.i != i64::from(FLOAT) || !is_complete(weights.get(first)?, 1) {
                 return None;
             }
             let mut tensor = weights.remove(first)?;
@@ -94,15 +96,15 @@ fn is_scaled_by_axis(tensor: &TensorProto, scale: &TensorProto) -> bool {
     let rank = tensor.dims.len();
     let fits =
         |axis: usize| scale.dims[axis] == if axis + 2 == rank { 1 } else { tensor.dims[axis] };
-    let floats = |t: &TensorProto| t.data_type == FLOAT && is_complete(t);
+    let floats = |t: &TensorProto| t.data_type == FLOAT && is_complete(t, 4);
     rank >= 2 && scale.dims.len() == rank && (0..rank).all(fits) && floats(tensor) && floats(scale)
 }
 
-/// Whether the raw data has exactly the values that the dimensions promise.
-fn is_complete(tensor: &TensorProto) -> bool {
+/// Whether the raw data has exactly the values that the dimensions promise, of so many bytes each.
+fn is_complete(tensor: &TensorProto, value_bytes: usize) -> bool {
     let mut dims = tensor.dims.iter();
     let count = dims.try_fold(1usize, |count, dim| count.checked_mul(usize::try_from(*dim).ok()?));
-    count.and_then(|count| count.checked_mul(4)) == Some(tensor.raw_data.len())
+    count.and_then(|count| count.checked_mul(value_bytes)) == Some(tensor.raw_data.len())
 }
 
 /// Multiplies every row of every matrix by that matrix's scales.
@@ -126,7 +128,7 @@ fn scale_rows(tensor: &mut TensorProto, scale: &TensorProto) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
+    use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
     use super::{FLOAT, INT8, widen_weights};
 
@@ -189,6 +191,24 @@ mod tests {
         let before = graph.clone();
         widen_weights(&mut graph);
         assert_eq!(graph.node, before.node);
+    }
+
+    #[test]
+    fn what_the_graph_returns_is_left_alone() {
+        let mut graph = chain();
+        let output = ValueInfoProto { name: "wide".into(), ..ValueInfoProto::default() };
+        graph.output.push(output);
+        widen_weights(&mut graph);
+        assert!(graph.node.iter().any(|node| node.op_type == "Mul"));
+    }
+
+    #[test]
+    fn values_outside_the_raw_data_are_left_alone() {
+        let mut graph = chain();
+        graph.initializer[0].raw_data.clear();
+        graph.initializer[0].int32_data = vec![1; 8];
+        widen_weights(&mut graph);
+        assert_eq!(graph.node[0].op_type, "Cast");
     }
 
     #[test]

@@ -149,8 +149,14 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_never_panic(
+        tensors in 0_u64..3,
+        keys in 0_u64..3,
+        tail in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
         let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend(tensors.to_le_bytes());
+        bytes.extend(keys.to_le_bytes());
         bytes.extend(tail);
         let _ = Gguf::parse(&bytes);
     }

@@ -210,7 +210,7 @@ fn shapes_of_another_size() {
     }
     let huge = vec![integers("t", &[i64::MAX, i64::MAX])];
     assert!(reason(vec![node("Reshape", &[X, "t"], Y)], huge).contains("takes more than"));
-    for order in [vec![0], vec![0, 0], vec![0, 2], vec![-1, 0], vec![0, 1, 2]] {
+    for order in [vec![0], vec![0, 0], vec![0, 2], vec![-1, 0], vec![0, -1, 1], vec![0, 1, 2]] {
         let transpose = with_integers(node("Transpose", &[X], Y), "perm", &order);
         assert!(reason(vec![transpose], Vec::new()).contains("permutation"), "{order:?}");
     }
