@@ -226,7 +226,7 @@ mod tests {
     fn problems_come_together_with_their_lines() {
         let long = "x".repeat((1 << 20) + 1);
         let text = format!(
-            "{{\"labels\": [\"a\"], \"eval_description_ids\": [2], \"split\": \"heldout\"}}\n\
+            "{{\"labels\": [\"a\", \"c\"], \"eval_description_ids\": [2], \"split\": \"heldout\"}}\n\
              {{\"input\": \"i\", \"output\": \"b\"}}\n\
              {{\"input\": \"i\"}}\n\
              {{\"input\": \"\", \"output\": \"a\"}}\n\
