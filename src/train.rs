@@ -21,13 +21,14 @@ pub mod plot;
 pub mod reconstruct;
 pub mod run;
 pub mod sft;
+pub mod start;
 pub mod state;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Device;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -45,6 +46,7 @@ use nonsense::{Nonsense, NonsenseOptions};
 use reconstruct::{Reconstruction, ReconstructionOptions};
 use run::{Finished, RunDirectory, RunOptions};
 use sft::{Sft, StepSettings};
+use start::Start;
 
 use crate::base::chat::Chat;
 use crate::base::decoder::Decoder;
@@ -63,6 +65,8 @@ pub struct TrainPaths {
     pub packs: Vec<PathBuf>,
     /// PEFT directory of the adapter that every generated one starts from.
     pub warm_start: Option<PathBuf>,
+    /// Directory of the bundle that training goes on from.
+    pub start_from: Option<PathBuf>,
     /// Directory of PEFT adapters named by task, to be reconstructed.
     pub library: Option<PathBuf>,
     /// Directory of the run.
@@ -157,6 +161,7 @@ pub fn train(
     let base = describe_base(&paths.base, &options.network.adapter.modules)?;
     let warm_start = paths.warm_start.as_deref();
     let warm_start = warm_start.map(|dir| PeftAdapter::load(dir, &base)).transpose()?;
+    let start = paths.start_from.as_deref().map(Start::open).transpose()?;
     let library = paths.library.as_deref().map(|dir| Library::load(dir, &base)).transpose()?;
     let identity = json!({
         "options": options,
@@ -164,13 +169,15 @@ pub fn train(
         "data": pack.digest.to_string(),
         "encoder": embed::encoder_digest(&paths.encoder)?.to_string(),
         "warm_start": warm_start.as_ref().map(adapter_digest),
+        "start_from": start.as_ref().map(|start| &start.record),
         "library": library.as_ref().map(library_digest),
     });
     let directory = RunDirectory::open(&paths.run, identity, resume)?;
     if let Some(finished) = directory.finished(&options.run) {
         return Ok(finished);
     }
-    let inputs = Inputs { paths, options, pack: &pack, base, device: &device };
+    let inputs =
+        Inputs { paths, options, pack: &pack, base, start: start.as_ref(), device: &device };
     match &library {
         Some(library) => inputs.reconstruct(library, &directory, stop),
         None => inputs.supervised(warm_start.as_ref(), &directory, stop),
@@ -183,6 +190,7 @@ struct Inputs<'a> {
     options: &'a TrainOptions,
     pack: &'a TaskPack,
     base: BaseModel,
+    start: Option<&'a Start>,
     device: &'a Device,
 }
 
@@ -204,6 +212,9 @@ impl Inputs<'_> {
             &options.data,
             device,
         )?;
+        if let (Some(start), Some(encoder)) = (self.start, &data.encoder) {
+            start.check_encoder(encoder)?;
+        }
         let seed = options.run.seed;
         let nonsense = match (options.condition, &data.encoder) {
             (ConditionKind::Description, Some(encoder)) => {
@@ -257,6 +268,14 @@ impl Inputs<'_> {
             task_embedding_size,
             base: self.base.clone(),
         };
+        if let Some(Start { checkpoint, .. }) = self.start {
+            ensure!(
+                checkpoint.config == config,
+                "the bundle that the run starts from has {:?}, the options ask for {config:?}",
+                checkpoint.config,
+            );
+            return Hypernet::from_checkpoint(checkpoint, self.device);
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.run.seed);
         Hypernet::new(config, init, &mut rng, self.device)
     }

@@ -1,5 +1,6 @@
 //! Training on the real base with a small task pack: a checkpoint that exports, a log that parses,
-//! and a resumed run that ends with the very bytes of an uninterrupted one.
+//! a resumed run that ends with the very bytes of an uninterrupted one, and one that goes on from the
+//! default bundle.
 
 #![cfg(feature = "train")]
 // The helpers of a test fail as a test does.
@@ -8,6 +9,7 @@
 mod support;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
@@ -20,6 +22,7 @@ use t2lc::train::run::RunOptions;
 use t2lc::train::sft::StepSettings;
 use t2lc::train::{AdapterOptions, NetworkOptions, TrainOptions, TrainPaths, train};
 use t2lc_export::checkpoint::{Checkpoint, Variant};
+use t2lc_runtime::bundle::Bundle;
 
 fn options() -> TrainOptions {
     TrainOptions {
@@ -82,6 +85,7 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
         encoder: support::parts::encoder_dir(),
         packs: vec![dir.path().join("pack")],
         warm_start: None,
+        start_from: None,
         library: None,
         run: dir.path().join(run),
     };
@@ -121,4 +125,54 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
     let other = TrainOptions { run: RunOptions { seed: 8, ..run_options() }, ..options() };
     let refused = train(&paths("whole"), &other, true, &running()).unwrap_err().to_string();
     assert!(refused.contains("other options"), "{refused}");
+}
+
+/// The default bundle's sizes, two steps on the small pack.
+fn default_options() -> TrainOptions {
+    let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let modules = modules.map(str::to_owned).to_vec();
+    let adapter = AdapterOptions { modules, ..options().network.adapter };
+    let network =
+        NetworkOptions { adapter, latent_size: 256, head_in_size: 256, ..options().network };
+    let loss = StepSettings { label_smoothing: 0.0, neftune_alpha: 0.0, ..options().loss };
+    let run = RunOptions { steps: 2, ..run_options() };
+    TrainOptions { network, loss, run, ..options() }
+}
+
+#[test]
+fn training_goes_on_from_a_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = support::parts::fixture("smollm2-135m-instruct.t2lc");
+    let paths = |run: &str, start: Option<&Path>| TrainPaths {
+        base: support::parts::base_gguf(),
+        encoder: support::parts::encoder_dir(),
+        packs: vec![dir.path().join("pack")],
+        warm_start: None,
+        start_from: start.map(Path::to_owned),
+        library: None,
+        run: dir.path().join(run),
+    };
+    support::pack::small_pack(dir.path());
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+    let first_loss = |run: &str, start: Option<&Path>| -> f64 {
+        let last = train(&paths(run, start), &default_options(), false, &running()).unwrap().last;
+        let state: Value = serde_json::from_str(&read(last.join("state.json"))).unwrap();
+        let expected = start.map(|dir| Bundle::open(dir).unwrap().digest.to_string());
+        assert_eq!(state["identity"]["start_from"]["bundle"].as_str(), expected.as_deref());
+        let log = read(dir.path().join(run).join("metrics.jsonl"));
+        serde_json::from_str::<Value>(log.lines().next().unwrap()).unwrap()["loss"]
+            .as_f64()
+            .unwrap()
+    };
+    // Both tasks are among those that the bundle was trained on.
+    let (fresh, trained) = (first_loss("fresh", None), first_loss("on", Some(&bundle)));
+    assert!(trained < 0.7 * fresh, "{trained} after training, {fresh} before");
+
+    let refused = |start: &Path, options: &TrainOptions| {
+        train(&paths("refused", Some(start)), options, false, &running()).unwrap_err().to_string()
+    };
+    let other_sizes = refused(&bundle, &options());
+    assert!(other_sizes.contains("the options ask for"), "{other_sizes}");
+    let none = refused(dir.path(), &default_options());
+    assert!(none.contains("cannot start from"), "{none}");
 }

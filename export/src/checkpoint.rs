@@ -32,7 +32,9 @@ pub use config::{
     DEVIATION_EPSILON, DEVIATION_PREFIX, HypernetConfig, MEAN_PREFIX, SCHEMA, Variant,
 };
 pub use error::{CheckpointError, ShapeMismatch};
-pub use record::{CheckpointRecord, ORIGIN_FILE, RunRecord, STATE_FILE, load_origin, origin_bytes};
+pub use record::{
+    CheckpointRecord, ORIGIN_FILE, RunRecord, STATE_FILE, StartRecord, load_origin, origin_bytes,
+};
 
 pub(crate) use error::faults;
 

@@ -163,6 +163,9 @@ pub enum ExportError {
         /// What was found.
         got: String,
     },
+    /// A bundle lacks a file.
+    #[error(transparent)]
+    Bundle(#[from] t2lc_runtime::bundle::BundleError),
     /// A description of the table or of the calibration is unusable.
     #[error(transparent)]
     Description(#[from] t2lc_runtime::describe::DescriptionError),

@@ -342,7 +342,7 @@ struct MixerInput {
     rows: usize,
 }
 
-fn normalized(x: &[f64], scale: &[f32], shift: &[f32]) -> Vec<f64> {
+pub(crate) fn normalized(x: &[f64], scale: &[f32], shift: &[f32]) -> Vec<f64> {
     let count = x.len() as f64;
     let mean = x.iter().sum::<f64>() / count;
     let variance = x.iter().map(|value| (value - mean) * (value - mean)).sum::<f64>() / count;
@@ -370,7 +370,7 @@ fn silu(x: &[f64]) -> Vec<f64> {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "rounding to f32 is what this is for")]
-fn narrow(x: &[f64]) -> Vec<f32> {
+pub(crate) fn narrow(x: &[f64]) -> Vec<f32> {
     x.iter().map(|value| *value as f32).collect()
 }
 

@@ -5,7 +5,8 @@
 //! reverse. [`encoder`] and [`hypernet`] build the two ONNX graphs with [`graph::GraphBuilder`],
 //! whose operations are the ones that ONNX Runtime and tract both compute right ([`check`] enforces
 //! it). [`freeze`] puts graphs, tokenizer and the table of training descriptions ([`descriptions`]
-//! reads those of an imported network) into a bundle directory. Equal inputs give equal bytes.
+//! reads those of an imported network) into a bundle directory, and [`thaw`] takes the network out of one
+//! again. Equal inputs give equal bytes.
 
 pub mod base;
 pub mod check;
@@ -17,5 +18,6 @@ pub mod freeze;
 pub mod graph;
 pub mod hypernet;
 pub mod import;
+pub mod thaw;
 pub mod weights;
 pub mod write_back;

@@ -67,6 +67,9 @@ pub struct TrainingInfo {
     pub steps: usize,
     /// Seed of the run.
     pub seed: u64,
+    /// Digest of the bundle that the run went on from; its steps are not counted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_from: Option<Digest>,
 }
 
 /// Where a hypernetwork comes from that was not trained here.

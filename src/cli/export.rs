@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use t2lc::taskpack::{TaskPack, TaskSplit};
-use t2lc_export::checkpoint::{Checkpoint, CheckpointRecord, RunRecord};
+use t2lc_export::checkpoint::{Checkpoint, CheckpointRecord, RunRecord, StartRecord};
 use t2lc_export::descriptions::read_descriptions;
 use t2lc_export::freeze::{Descriptions, Provenance};
 use t2lc_runtime::manifest::TrainingInfo;
@@ -81,16 +81,19 @@ pub(crate) fn known_descriptions(list: Option<&Path>) -> Result<Descriptions, Fa
 
 /// What the manifest says of a run that was on this pack.
 fn training(run: RunRecord, pack: &TaskPack) -> anyhow::Result<TrainingInfo> {
-    let RunRecord { data, steps, seed } = run;
+    let RunRecord { data, steps, seed, start } = run;
     let got = pack.digest;
     anyhow::ensure!(got == data, "the task pack is {got}, the checkpoint was trained on {data}");
-    Ok(TrainingInfo { data, data_licences: licences(pack), steps, seed })
+    let data_licences = licences(pack, start.as_ref());
+    let started_from = start.map(|start| start.bundle);
+    Ok(TrainingInfo { data, data_licences, steps, seed, started_from })
 }
 
-/// Distinct licences of the data that was trained on.
-fn licences(pack: &TaskPack) -> Vec<String> {
-    let distinct: BTreeSet<&str> =
-        pack.tasks_of(TaskSplit::Train).map(|task| task.licence.as_str()).collect();
+/// Distinct licences of the data that was trained on, and of what the run started from.
+fn licences(pack: &TaskPack, start: Option<&StartRecord>) -> Vec<String> {
+    let own = pack.tasks_of(TaskSplit::Train).map(|task| task.licence.as_str());
+    let inherited = start.into_iter().flat_map(|start| &start.data_licences).map(String::as_str);
+    let distinct: BTreeSet<&str> = own.chain(inherited).collect();
     distinct.into_iter().map(str::to_owned).collect()
 }
 

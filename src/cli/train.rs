@@ -42,6 +42,7 @@ pub(super) fn run_conditioned(args: &TrainArgs, condition: ConditionKind, quiet:
             encoder: args.encoder.clone(),
             packs: args.pack.clone(),
             warm_start: args.warm_start.clone(),
+            start_from: args.start_from.clone(),
             library: args.reconstruct.clone(),
             run: run.clone(),
         };

@@ -15,6 +15,7 @@ use super::batch::{TokenizedExample, tokenize};
 use super::embed::DescriptionEncoder;
 use crate::base::chat::Chat;
 use crate::taskpack::{ExampleSplit, Task, TaskPack, TaskSplit, Wording};
+use crate::workers;
 
 /// What an adapter depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -86,16 +87,16 @@ impl TrainingData {
             Some(DescriptionEncoder::load(dir, device)?)
         };
         let preparation = Preparation { chat, encoder: encoder.as_ref(), kind, options };
-        let training = pack
-            .tasks_of(TaskSplit::Train)
-            .map(|task| preparation.of_task(task, ExampleSplit::Train, Wording::Training))
-            .collect::<Result<Vec<_>>>()?;
-        ensure!(!training.is_empty(), "the task pack has no training task");
-        let held_out = |task: &Task| -> Result<_> {
-            let data = preparation.of_task(task, ExampleSplit::Valid, Wording::Unseen)?;
-            Ok((task.tier.clone().unwrap_or_default(), data))
+        let of_tasks = |tasks: Vec<&Task>, split, wording| {
+            workers::map(device, &tasks, |task| preparation.of_task(task, split, wording))
         };
-        let validation = pack.tasks_of(TaskSplit::Heldout).map(held_out).collect::<Result<_>>()?;
+        let tasks = pack.tasks_of(TaskSplit::Train).collect();
+        let training = of_tasks(tasks, ExampleSplit::Train, Wording::Training)?;
+        ensure!(!training.is_empty(), "the task pack has no training task");
+        let held_out: Vec<&Task> = pack.tasks_of(TaskSplit::Heldout).collect();
+        let tiers: Vec<_> = held_out.iter().map(|t| t.tier.clone().unwrap_or_default()).collect();
+        let held_out = of_tasks(held_out, ExampleSplit::Valid, Wording::Unseen)?;
+        let validation = tiers.into_iter().zip(held_out).collect();
         let condition_size = encoder.as_ref().map_or(Ok(0), DescriptionEncoder::width)?;
         Ok(Self { training, validation, encoder, condition_size })
     }

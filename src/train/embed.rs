@@ -73,6 +73,11 @@ impl DescriptionEncoder {
         Ok(Self { model, pooling, tokenizer, device: device.clone() })
     }
 
+    /// Where the encoder computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Number of values of an embedding.
     ///
     /// # Errors

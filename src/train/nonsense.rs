@@ -14,6 +14,7 @@ use t2lc_runtime::describe::Description;
 
 use super::embed::DescriptionEncoder;
 use crate::taskpack::{ExampleSplit, TaskPack, TaskSplit};
+use crate::workers;
 
 /// Texts that are drawn from, half of either kind.
 const TEXTS: usize = 400;
@@ -64,7 +65,7 @@ impl Nonsense {
             return Ok(None);
         }
         let embed = |text: &String| encoder.embed(Description::new(text)?.as_str());
-        let embeddings = texts(pack, seed).iter().map(embed).collect::<Result<_>>()?;
+        let embeddings = workers::map(encoder.device(), &texts(pack, seed), embed)?;
         Ok(Some(Self { embeddings, per_batch, decay }))
     }
 

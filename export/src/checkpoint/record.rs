@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use t2lc_runtime::digest::Digest;
 use t2lc_runtime::manifest::OriginInfo;
 
@@ -27,7 +27,7 @@ pub enum CheckpointRecord {
 }
 
 /// The part of `state.json` that a bundle keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
     /// Digest of the task pack.
     pub data: Digest,
@@ -35,6 +35,17 @@ pub struct RunRecord {
     pub steps: usize,
     /// Seed of the run.
     pub seed: u64,
+    /// What the run went on from.
+    pub start: Option<StartRecord>,
+}
+
+/// The bundle that a run went on from, as `state.json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRecord {
+    /// Its digest.
+    pub bundle: Digest,
+    /// Licences of what it was trained on.
+    pub data_licences: Vec<String>,
 }
 
 /// `state.json`, as far as it is read.
@@ -48,6 +59,8 @@ struct State {
 struct Identity {
     data: Digest,
     options: Options,
+    #[serde(default)]
+    start_from: Option<StartRecord>,
 }
 
 #[derive(Deserialize)]
@@ -69,8 +82,9 @@ impl CheckpointRecord {
         match (dir.join(STATE_FILE).exists(), dir.join(ORIGIN_FILE).exists()) {
             (true, false) => {
                 let State { step, identity } = read_json(&dir.join(STATE_FILE))?;
-                let Identity { data, options } = identity;
-                Ok(Self::Trained(RunRecord { data, steps: step, seed: options.run.seed }))
+                let Identity { data, options, start_from: start } = identity;
+                let seed = options.run.seed;
+                Ok(Self::Trained(RunRecord { data, steps: step, seed, start }))
             }
             (false, true) => load_origin(dir, config).map(Self::Imported),
             (false, false) => Err(CheckpointError::NoRecord { dir: dir.to_owned() }),

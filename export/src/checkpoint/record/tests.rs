@@ -8,7 +8,7 @@ use t2lc_runtime::manifest::OriginInfo;
 
 use super::{CheckpointRecord, ORIGIN_FILE, STATE_FILE, origin_bytes};
 use crate::checkpoint::tests::{scratch, tiny_config};
-use crate::checkpoint::{CheckpointError, Variant};
+use crate::checkpoint::{CheckpointError, StartRecord, Variant};
 
 const STATE: &str = r#"{"step": 40, "best": null, "stale": 0, "identity": {"data":
     "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -24,6 +24,10 @@ fn origin() -> OriginInfo {
         module_order: "head order".into(),
         modules: vec!["q_proj".into(), "v_proj".into()],
     }
+}
+
+fn json(start: &StartRecord) -> String {
+    serde_json::to_string(start).unwrap()
 }
 
 fn empty_dir(name: &str) -> PathBuf {
@@ -45,6 +49,22 @@ fn either_file_says_where_a_checkpoint_comes_from() {
         panic!("the record of a run");
     };
     assert_eq!((run.data, run.steps, run.seed), (Digest::of(b""), 40, 7));
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_run_says_which_bundle_it_went_on_from() {
+    let (dir, config) = (empty_dir("record-start"), tiny_config(Variant::M));
+    let start = StartRecord { bundle: Digest::of(b"bundle"), data_licences: vec!["MIT".into()] };
+    for (written, expected) in [("null".to_owned(), None), (json(&start), Some(start))] {
+        let state =
+            STATE.replace(r#""options""#, &format!(r#""start_from": {written}, "options""#));
+        fs::write(dir.join(STATE_FILE), state).unwrap();
+        let CheckpointRecord::Trained(run) = CheckpointRecord::load(&dir, &config).unwrap() else {
+            panic!("the record of a run");
+        };
+        assert_eq!(run.start, expected);
+    }
     fs::remove_dir_all(dir).unwrap();
 }
 
