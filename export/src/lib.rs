@@ -5,7 +5,7 @@
 //! reverse. [`encoder`] and [`hypernet`] build the two ONNX graphs with [`graph::GraphBuilder`],
 //! whose operations are the ones that ONNX Runtime and tract both compute right ([`check`] enforces
 //! it). [`freeze`] puts graphs, tokenizer and the table of training descriptions ([`descriptions`]
-//! reads those of an imported network) into a bundle directory, and [`thaw`] takes the network out of one
+//! reads those of an imported network) into a bundle directory; [`thaw`] takes the network out of one
 //! again. Equal inputs give equal bytes.
 
 pub mod base;
