@@ -138,6 +138,9 @@ pub struct Task {
     /// Examples, in file order.
     #[serde(skip)]
     pub examples: Vec<Example>,
+    /// Which of the paths that were read as one pack it came from, from 0.
+    #[serde(skip)]
+    pub source: usize,
 }
 
 impl Task {
@@ -161,6 +164,7 @@ impl Task {
             labels: Vec::new(),
             file: PathBuf::new(),
             examples,
+            source: 0,
         }
     }
 
@@ -293,7 +297,7 @@ impl TaskPack {
         }
         let (mut tasks, mut digests) = (Vec::new(), Hasher::new());
         let (mut ids, mut problems) = (BTreeSet::new(), Problems::default());
-        for path in paths {
+        for (source, path) in paths.iter().enumerate() {
             match Self::load(path) {
                 Ok(pack) => {
                     digests.update(format!("{}\n", pack.digest).as_bytes());
@@ -303,7 +307,7 @@ impl TaskPack {
                             problems.add(path, None, &what);
                         }
                     }
-                    tasks.extend(pack.tasks);
+                    tasks.extend(pack.tasks.into_iter().map(|task| Task { source, ..task }));
                 }
                 Err(error) => problems.add_all(error),
             }
@@ -363,6 +367,8 @@ mod tests {
         let both = load(&[&first, &second]).unwrap();
         let ids: Vec<&str> = both.tasks.iter().map(|task| task.id.as_str()).collect();
         assert_eq!(ids, ["b", "c", "a"]);
+        let sources: Vec<usize> = both.tasks.iter().map(|task| task.source).collect();
+        assert_eq!(sources, [0, 0, 1]);
         let alone = load(&[&first]).unwrap();
         assert_eq!(alone.digest, TaskPack::load(first.path()).unwrap().digest);
         let lines = format!("{}\n{}\n", alone.digest, load(&[&second]).unwrap().digest);

@@ -38,7 +38,7 @@ fn options() -> TrainOptions {
             latent_size: 32,
             head_in_size: 16,
         },
-        data: DataOptions { max_tokens: 96, descriptions: 0, described: false },
+        data: DataOptions { max_tokens: 96, descriptions: 0, draws: Vec::new(), described: false },
         batch: BatchOptions { tasks_per_batch: 2, row_tokens: 60, max_examples: 3 },
         loss: StepSettings {
             label_smoothing: 0.1,

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 
 use t2lc_runtime::backend::Backend;
 use t2lc_runtime::bundle::{ENCODER, HYPERNET, MANIFEST, TASKS, TOKENIZER};
-use t2lc_runtime::describe::Description;
 use t2lc_runtime::digest::Digest;
 use t2lc_runtime::encode::{Encoder, MAX_TOKENS};
 use t2lc_runtime::manifest::{
@@ -20,6 +19,7 @@ use t2lc_runtime::manifest::{
 use t2lc_runtime::nearest::TaskTable;
 
 use crate::checkpoint::Checkpoint;
+use crate::embed::embed_all;
 use crate::encoder::{EncoderFiles, EncoderSource};
 use crate::error::ExportError;
 use crate::hypernet::build_hypernet;
@@ -148,16 +148,12 @@ fn tasks(
     width: usize,
 ) -> Result<(TaskTable, FamiliarityInfo), ExportError> {
     let Descriptions { training, unseen } = descriptions;
-    let embed = |text: &str| -> Result<Vec<f32>, ExportError> {
-        Ok(encoder.encode(&Description::new(text)?)?.values)
-    };
-    let rows = training
-        .iter()
-        .map(|(task, text)| Ok((task.clone(), embed(text)?)))
-        .collect::<Result<Vec<_>, ExportError>>()?;
+    let texts: Vec<&str> = training.iter().map(|(_, text)| text.as_str()).collect();
+    let tasks = training.iter().map(|(task, _)| task.clone());
+    let rows: Vec<_> = tasks.zip(embed_all(encoder, &texts)?).collect();
     let table = if rows.is_empty() {
         // No row has shown yet that the encoder runs and has the width of the hypernetwork.
-        embed("a description")?;
+        embed_all(encoder, &["a description"])?;
         TaskTable::empty(width)
     } else {
         TaskTable::from_embeddings(&rows)?
@@ -168,8 +164,9 @@ fn tasks(
         return Ok((table, familiarity));
     }
     let closest = |texts: &[String]| -> Result<Vec<f32>, ExportError> {
-        let nearest = |text: &String| Ok(table.nearest(&embed(text)?, 1)[0].cosine);
-        texts.iter().map(nearest).collect()
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let embeddings = embed_all(encoder, &texts)?;
+        Ok(embeddings.iter().map(|values| table.nearest(values, 1)[0].cosine).collect())
     };
     let familiarity = calibrate(&closest(unseen)?, &closest(&random_texts(RANDOM_TEXTS))?);
     Ok((table, familiarity))

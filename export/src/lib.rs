@@ -12,6 +12,7 @@ pub mod base;
 pub mod check;
 pub mod checkpoint;
 pub mod descriptions;
+mod embed;
 pub mod encoder;
 pub mod error;
 pub mod freeze;

@@ -234,6 +234,8 @@ pub struct BatchOptions {
 pub struct Sampler<'a> {
     /// The tasks trained on.
     pub tasks: &'a [TaskData],
+    /// Those of an epoch, by index, each as often as it is drawn.
+    pub epoch: &'a [usize],
     /// Embeds inputs, for tasks whose examples have conditions of their own.
     pub encoder: Option<&'a DescriptionEncoder>,
     /// Size of a batch.
@@ -267,8 +269,8 @@ impl Sampler<'_> {
     }
 
     fn task_at(&self, index: usize) -> usize {
-        let (epoch, place) = (index / self.tasks.len(), index % self.tasks.len());
-        let mut order: Vec<usize> = (0..self.tasks.len()).collect();
+        let (epoch, place) = (index / self.epoch.len(), index % self.epoch.len());
+        let mut order = self.epoch.to_vec();
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(u64::MAX - epoch as u64);
         order.shuffle(&mut rng);
@@ -394,7 +396,8 @@ mod tests {
         };
         let tasks = [task(2), task(3), task(4)];
         let options = BatchOptions { tasks_per_batch: 2, row_tokens: 18, max_examples: 9 };
-        let sampler = Sampler { tasks: &tasks, encoder: None, options: &options, seed: 5 };
+        let sampler =
+            Sampler { tasks: &tasks, epoch: &[0, 1, 2], encoder: None, options: &options, seed: 5 };
         let batch = |number| sampler.batch(number, &mut batch_rng(5, number)).unwrap();
         let ids = |number| batch(number).parts[0].packed.ids.clone();
         assert_eq!(ids(7), ids(7));
@@ -411,7 +414,8 @@ mod tests {
         let task =
             TaskData { id: "t".into(), examples: vec![example(&[1], &[2])], conditions: vec![] };
         let options = BatchOptions { tasks_per_batch: 1, row_tokens: 8, max_examples: 4 };
-        let sampler = Sampler { tasks: &[task], encoder: None, options: &options, seed: 5 };
+        let sampler =
+            Sampler { tasks: &[task], epoch: &[0], encoder: None, options: &options, seed: 5 };
         let error = sampler.batch(0, &mut batch_rng(5, 0)).unwrap_err().to_string();
         assert!(error.contains("encoder"), "{error}");
     }

@@ -49,6 +49,10 @@ pub struct DataOptions {
     /// Descriptions used of each task; 0 uses all
     #[arg(long, default_value_t = 0)]
     pub descriptions: usize,
+    /// How often an epoch has each task of the first --pack, of the second, …; 1 where none is given
+    #[arg(long, value_delimiter = ',', value_name = "N,…")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draws: Vec<usize>,
     /// Put a description of the task before each input, in training and validation
     #[arg(long)]
     pub described: bool,
@@ -59,6 +63,8 @@ pub struct DataOptions {
 pub struct TrainingData {
     /// Tasks trained on.
     pub training: Vec<TaskData>,
+    /// The tasks of an epoch, as indices of `training`, each as often as it is drawn.
+    pub epoch: Vec<usize>,
     /// Group (tier) and examples of each held-out task.
     pub validation: Vec<(String, TaskData)>,
     /// Embeds inputs, where examples have conditions of their own.
@@ -90,15 +96,16 @@ impl TrainingData {
         let of_tasks = |tasks: Vec<&Task>, split, wording| {
             workers::map(device, &tasks, |task| preparation.of_task(task, split, wording))
         };
-        let tasks = pack.tasks_of(TaskSplit::Train).collect();
+        let tasks: Vec<&Task> = pack.tasks_of(TaskSplit::Train).collect();
+        ensure!(!tasks.is_empty(), "the task pack has no training task");
+        let epoch = epoch(&tasks, &options.draws)?;
         let training = of_tasks(tasks, ExampleSplit::Train, Wording::Training)?;
-        ensure!(!training.is_empty(), "the task pack has no training task");
         let held_out: Vec<&Task> = pack.tasks_of(TaskSplit::Heldout).collect();
         let tiers: Vec<_> = held_out.iter().map(|t| t.tier.clone().unwrap_or_default()).collect();
         let held_out = of_tasks(held_out, ExampleSplit::Valid, Wording::Unseen)?;
         let validation = tiers.into_iter().zip(held_out).collect();
         let condition_size = encoder.as_ref().map_or(Ok(0), DescriptionEncoder::width)?;
-        Ok(Self { training, validation, encoder, condition_size })
+        Ok(Self { training, epoch, validation, encoder, condition_size })
     }
 
     /// A single task, for an adapter of its own; validation is on its own validation examples.
@@ -111,11 +118,23 @@ impl TrainingData {
         let of = |split, wording| preparation.of_task(task, split, wording);
         Ok(Self {
             training: vec![of(ExampleSplit::Train, Wording::Training)?],
+            epoch: vec![0],
             validation: vec![("valid".into(), of(ExampleSplit::Valid, Wording::Unseen)?)],
             encoder: None,
             condition_size: 0,
         })
     }
+}
+
+/// The indices of `tasks`, each as often as `draws` has it for the pack that the task is of.
+fn epoch(tasks: &[&Task], draws: &[usize]) -> Result<Vec<usize>> {
+    let packs = tasks.iter().map(|task| task.source + 1).max().unwrap_or(0);
+    ensure!(draws.len() <= packs, "--draws has {} numbers for {packs} task packs", draws.len());
+    let of = |task: &Task| draws.get(task.source).copied().unwrap_or(1);
+    let places = tasks.iter().enumerate();
+    let epoch: Vec<usize> = places.flat_map(|(i, task)| std::iter::repeat_n(i, of(task))).collect();
+    ensure!(!epoch.is_empty(), "--draws leaves no task to train on");
+    Ok(epoch)
 }
 
 struct Preparation<'a> {
@@ -146,5 +165,25 @@ impl Preparation<'_> {
             _ => vec![Vec::new()],
         };
         Ok(TaskData { id: task.id.clone(), examples, conditions })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::epoch;
+    use crate::taskpack::{Metric, Task};
+
+    #[test]
+    fn tasks_of_a_pack_are_drawn_as_often_as_asked() {
+        let task =
+            |source| Task { source, ..Task::new("t", "MIT", Metric::RougeL, vec![], vec![]) };
+        let (a, b, c) = (task(0), task(1), task(1));
+        let tasks = [&a, &b, &c];
+        assert_eq!(epoch(&tasks, &[]).unwrap(), [0, 1, 2]);
+        assert_eq!(epoch(&tasks, &[3]).unwrap(), [0, 0, 0, 1, 2]);
+        assert_eq!(epoch(&tasks, &[0, 2]).unwrap(), [1, 1, 2, 2]);
+        let error = epoch(&tasks, &[1, 1, 1]).unwrap_err().to_string();
+        assert!(error.contains("3 numbers for 2 task packs"), "{error}");
+        assert!(epoch(&tasks, &[0, 0]).is_err());
     }
 }

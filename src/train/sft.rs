@@ -72,8 +72,9 @@ impl Objective for Sft<'_> {
     }
 
     fn gradients(&self, batch: usize, rng: &mut ChaCha8Rng) -> Result<Step> {
-        let (tasks, encoder) = (&self.data.training, self.data.encoder.as_ref());
-        let sampler = Sampler { tasks, encoder, options: self.batch, seed: self.seed };
+        let TrainingData { training: tasks, epoch, encoder, .. } = self.data;
+        let (encoder, options) = (encoder.as_ref(), self.batch);
+        let sampler = Sampler { tasks, epoch, encoder, options, seed: self.seed };
         let mut batch = sampler.batch(batch, rng)?;
         if let Some(nonsense) = self.nonsense {
             batch.nonsense = nonsense.draw(rng);
