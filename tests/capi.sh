@@ -48,8 +48,8 @@ main() {
     header
     run "kotlin" runtime/kotlin/test.sh "$library" "$bundle"
     run "python" runtime/python/test.sh "$bundle"
-    # tests/size.sh alone compares ONNX Runtime as well; another build of the library takes minutes.
-    tests/size.sh exact tract
+    # tests/size.sh alone compares tract and ONNX Runtime as well; each build of them takes minutes.
+    tests/size.sh exact
 }
 
 # compile EXAMPLE OUTPUT FLAG...
@@ -105,8 +105,8 @@ require() {
     local tools=${XDG_CACHE_HOME:-${HOME:?}/.cache}/t2lc/cbindgen-$cbindgen_version
     cbindgen=$tools/bin/cbindgen
     if [[ ! -x $cbindgen ]]; then
-        # Its own target folder: the project's would be rebuilt.
-        CARGO_TARGET_DIR=$tools/target cargo install --quiet --locked --root "$tools" \
+        # Its own target folder: the project's would be rebuilt. It runs once, for a second.
+        CARGO_TARGET_DIR=$tools/target cargo install --quiet --locked --debug --root "$tools" \
             --version "=$cbindgen_version" cbindgen
         rm -rf "$tools/target"
     fi

@@ -48,7 +48,7 @@ main() {
     exit "$failed"
 }
 
-# build PROFILE [TARGET]
+# build PROFILE [TARGET], without what reads tokenizers of other forms than the default bundle's
 build() {
     local cross=()
     if [[ -n ${2:-} ]]; then
@@ -56,7 +56,8 @@ build() {
         export "${variable^^}=${2/-unknown/}-gcc"
         cross=(--target "$2")
     fi
-    cargo build --quiet --package t2lc-runtime --example digests --profile "$1" "${cross[@]}"
+    cargo build --quiet --package t2lc-runtime --no-default-features --example digests \
+        --profile "$1" "${cross[@]}"
 }
 
 # digests COMMAND THREADS; the command may have arguments.
