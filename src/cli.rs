@@ -278,6 +278,9 @@ pub(crate) struct ExportArgs {
     /// Task pack the checkpoint was trained on; several in the order of training
     #[arg(long, value_name = "DIR", conflicts_with = "descriptions")]
     pub(crate) pack: Vec<PathBuf>,
+    /// Freeze the mean of the checkpoint's weights and of those of the bundle that its run started from
+    #[arg(long, value_name = "BUNDLE")]
+    pub(crate) average: Option<PathBuf>,
     /// Directory to write
     #[arg(short, long)]
     pub(crate) output: PathBuf,

@@ -10,6 +10,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
@@ -167,6 +168,27 @@ fn training_goes_on_from_a_bundle() {
     // Both tasks are among those that the bundle was trained on.
     let (fresh, trained) = (first_loss("fresh", None), first_loss("on", Some(&bundle)));
     assert!(trained < 0.7 * fresh, "{trained} after training, {fresh} before");
+
+    let export = |run: &str, start: &Path, output: &str| {
+        let checkpoint = dir.path().join(run).join("best");
+        Command::new(env!("CARGO_BIN_EXE_t2lc"))
+            .args(["export", "--quiet", "--average"])
+            .args([start, &checkpoint, Path::new("--encoder"), &support::parts::encoder_dir()])
+            .args([Path::new("--pack"), &dir.path().join("pack"), Path::new("--output")])
+            .arg(dir.path().join(output))
+            .output()
+            .unwrap()
+    };
+    let done = export("on", &bundle, "mean.t2lc");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let manifest = Bundle::open(&dir.path().join("mean.t2lc")).unwrap().manifest;
+    assert!(manifest.training.unwrap().averaged);
+    for (run, start) in [("fresh", &bundle), ("on", &dir.path().join("mean.t2lc"))] {
+        let done = export(run, start, "refused.t2lc");
+        let error = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{error}");
+        assert!(error.contains("did not start from"), "{error}");
+    }
 
     let refused = |start: &Path, options: &TrainOptions| {
         train(&paths("refused", Some(start)), options, false, &running()).unwrap_err().to_string()

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, HypernetConfig};
 
 /// Error of the exporter. Variants carry the file, tensor, node or field they are about.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,14 @@ pub enum ExportError {
     /// A checkpoint is malformed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Two networks without a mean.
+    #[error("networks of different configurations have no mean: {expected:?} and {got:?}")]
+    DifferentNetworks {
+        /// Configuration of the first.
+        expected: Box<HypernetConfig>,
+        /// Configuration of the second.
+        got: Box<HypernetConfig>,
+    },
     /// A text encoder's configuration asks for something the exporter does not build.
     #[error("configuration field `{field}` is `{got}`, expected {expected}")]
     UnsupportedConfig {

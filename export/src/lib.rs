@@ -6,8 +6,9 @@
 //! whose operations are the ones that ONNX Runtime and tract both compute right ([`check`] enforces
 //! it). [`freeze`] puts graphs, tokenizer and the table of training descriptions ([`descriptions`]
 //! reads those of an imported network) into a bundle directory; [`thaw`] takes the network out of one
-//! again. Equal inputs give equal bytes.
+//! again, and [`average`] is halfway along a run that started there. Equal inputs give equal bytes.
 
+pub mod average;
 pub mod base;
 pub mod check;
 pub mod checkpoint;

@@ -70,6 +70,9 @@ pub struct TrainingInfo {
     /// Digest of the bundle that the run went on from; its steps are not counted here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_from: Option<Digest>,
+    /// Whether the weights are the mean of that bundle's and the run's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub averaged: bool,
 }
 
 /// Where a hypernetwork comes from that was not trained here.

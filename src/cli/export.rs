@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use t2lc::taskpack::{TaskPack, TaskSplit};
+use t2lc_export::average::halfway;
 use t2lc_export::checkpoint::{Checkpoint, CheckpointRecord, RunRecord, StartRecord};
 use t2lc_export::descriptions::read_descriptions;
 use t2lc_export::freeze::{Descriptions, Provenance};
+use t2lc_export::thaw::thaw;
+use t2lc_runtime::bundle::Bundle;
 use t2lc_runtime::manifest::TrainingInfo;
 
 use super::ExportArgs;
@@ -17,9 +20,14 @@ use super::write_back::{self, ExportFormat};
 
 /// Licence of a hypernetwork that was trained here, unless another is given.
 const LICENCE: &str = "CC-BY-SA-4.0";
+
 /// Runs the verb.
 pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
     if args.format == ExportFormat::TextToLora {
+        if args.average.is_some() {
+            let error = anyhow!("--average is for bundles");
+            return Err(Failure::environment("usage", error));
+        }
         return write_back::run(args, quiet);
     }
     if args.model_dir.is_some() {
@@ -31,10 +39,16 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
             anyhow!("a bundle needs a text encoder: --encoder <DIR> or --encoder-onnx <FILE>");
         return Err(Failure::environment("usage", error));
     }
-    let checkpoint = Checkpoint::load(&args.checkpoint).map_err(input)?;
+    let mut checkpoint = Checkpoint::load(&args.checkpoint).map_err(input)?;
     let record = CheckpointRecord::load(&args.checkpoint, &checkpoint.config).map_err(input)?;
+    if let Some(start) = &args.average {
+        checkpoint = average(start, &record, &checkpoint)?;
+    }
     let list = args.freeze.descriptions.as_deref();
-    let (provenance, descriptions) = provenance(record, &args.pack, list)?;
+    let (mut provenance, descriptions) = provenance(record, &args.pack, list)?;
+    if let Provenance::Trained(training) = &mut provenance {
+        training.averaged = args.average.is_some();
+    }
     let licence = args.licence.clone().unwrap_or_else(|| match &provenance {
         Provenance::Trained(_) => LICENCE.to_owned(),
         Provenance::Imported(origin) => origin.licence.clone(),
@@ -45,6 +59,26 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
 
 fn input(error: impl Into<anyhow::Error>) -> Failure {
     Failure::input("export.input", error)
+}
+
+/// The mean of a checkpoint and of the bundle that its run started from.
+fn average(
+    start: &Path,
+    record: &CheckpointRecord,
+    checkpoint: &Checkpoint,
+) -> Result<Checkpoint, Failure> {
+    let bundle = Bundle::open(start).map_err(input)?;
+    let started_from = match record {
+        CheckpointRecord::Trained(RunRecord { start: Some(start), .. }) => Some(start.bundle),
+        _ => None,
+    };
+    if started_from != Some(bundle.digest) {
+        let error = anyhow!("the checkpoint's run did not start from `{}`", start.display());
+        let hint =
+            "only along one run do weights have a mean; --average takes what --start-from took";
+        return Err(input(error).hint(hint));
+    }
+    halfway(&thaw(&bundle).map_err(input)?, checkpoint).map_err(input)
 }
 
 /// What the manifest says of the checkpoint, and the descriptions that are known of its training.
@@ -86,7 +120,7 @@ fn training(run: RunRecord, pack: &TaskPack) -> anyhow::Result<TrainingInfo> {
     anyhow::ensure!(got == data, "the task pack is {got}, the checkpoint was trained on {data}");
     let data_licences = licences(pack, start.as_ref());
     let started_from = start.map(|start| start.bundle);
-    Ok(TrainingInfo { data, data_licences, steps, seed, started_from })
+    Ok(TrainingInfo { data, data_licences, steps, seed, started_from, averaged: false })
 }
 
 /// Distinct licences of the data that was trained on, and of what the run started from.

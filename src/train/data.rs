@@ -175,8 +175,11 @@ mod tests {
 
     #[test]
     fn tasks_of_a_pack_are_drawn_as_often_as_asked() {
-        let task =
-            |source| Task { source, ..Task::new("t", "MIT", Metric::RougeL, vec![], vec![]) };
+        let task = |source| {
+            let mut task = Task::new("t", "MIT", Metric::RougeL, vec![], vec![]);
+            task.source = source;
+            task
+        };
         let (a, b, c) = (task(0), task(1), task(1));
         let tasks = [&a, &b, &c];
         assert_eq!(epoch(&tasks, &[]).unwrap(), [0, 1, 2]);
