@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 
 T2LC_PARTS="$(tests/parts.sh)"
 export T2LC_PARTS
-exec cargo test --release --workspace --features train,tract,ort,llama,remote "$@"
+exec cargo test --release --config tests/quick.toml --workspace \
+    --features train,tract,ort,llama,remote "$@"
