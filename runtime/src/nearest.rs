@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::Serialize;
 
@@ -44,8 +45,9 @@ pub struct Neighbor {
 pub struct TaskTable {
     /// Task id of each row.
     tasks: Vec<String>,
-    /// `[n, width]`
-    codes: Vec<i8>,
+    /// i8 `[n, width]`, where the bundle has them: they may be the largest part of it that is not a
+    /// network.
+    codes: Bytes,
     scales: Vec<f32>,
     width: usize,
 }
@@ -53,7 +55,7 @@ pub struct TaskTable {
 impl TaskTable {
     /// A table without rows, for embeddings of `width` values.
     pub fn empty(width: usize) -> Self {
-        Self { tasks: Vec::new(), codes: Vec::new(), scales: Vec::new(), width }
+        Self { tasks: Vec::new(), codes: Bytes::new(), scales: Vec::new(), width }
     }
 
     /// Quantizes embeddings of any length, one `(task, embedding)` per description.
@@ -73,10 +75,13 @@ impl TaskTable {
             let scale = (largest / 127.0).max(f32::MIN_POSITIVE);
             // |v / length / scale| ≤ 127 by the choice of the scale.
             #[allow(clippy::cast_possible_truncation)]
-            codes.extend(values.iter().map(|v| (v / length / scale).round() as i8));
+            codes.extend(
+                values.iter().map(|v| ((v / length / scale).round() as i8).cast_unsigned()),
+            );
             scales.push(scale);
         }
-        Ok(Self { tasks: rows.iter().map(|(t, _)| t.clone()).collect(), codes, scales, width })
+        let tasks = rows.iter().map(|(task, _)| task.clone()).collect();
+        Ok(Self { tasks, codes: codes.into(), scales, width })
     }
 
     /// Reads the table of a bundle.
@@ -97,7 +102,7 @@ impl TaskTable {
     ///
     /// # Errors
     /// A file that is not such a table.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, NearestError> {
+    pub fn from_bytes(bytes: &Bytes) -> Result<Self, NearestError> {
         let layout = |reason: String| NearestError::Layout { reason };
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let names = metadata.metadata().as_ref().and_then(|m| m.get("t2lc"));
@@ -121,8 +126,7 @@ impl TaskTable {
         if let Some(scale) = scales.iter().find(|scale| !scale.is_finite() || **scale < 0.0) {
             return Err(layout(format!("a row is scaled by {scale}")));
         }
-        let codes = codes.data().iter().map(|&byte| byte.cast_signed()).collect();
-        Ok(Self { tasks, codes, scales, width })
+        Ok(Self { tasks, codes: bytes.slice_ref(codes.data()), scales, width })
     }
 
     /// The bytes of `tasks.safetensors`.
@@ -130,7 +134,7 @@ impl TaskTable {
     /// # Errors
     /// Never for a table that was loaded or made here; the format's writer may refuse.
     pub fn to_bytes(&self) -> Result<Vec<u8>, NearestError> {
-        let codes: Vec<u8> = self.codes.iter().map(|code| code.cast_unsigned()).collect();
+        let codes = self.codes.to_vec();
         let scales: Vec<u8> = self.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
         let names = serde_json::to_string(&self.tasks)
             .map_err(|e| NearestError::Layout { reason: e.to_string() })?;
@@ -167,17 +171,18 @@ impl TaskTable {
 }
 
 /// Scalar product in eight running sums, which fill a vector register.
-fn dot(codes: &[i8], embedding: &[f32]) -> f32 {
+fn dot(codes: &[u8], embedding: &[f32]) -> f32 {
     const LANES: usize = 8;
     let (codes, rest) = codes.as_chunks::<LANES>();
     let (values, values_rest) = embedding.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
     for (codes, values) in codes.iter().zip(values) {
         for ((sum, code), value) in sums.iter_mut().zip(codes).zip(values) {
-            *sum += f32::from(*code) * value;
+            *sum += f32::from(code.cast_signed()) * value;
         }
     }
-    let rest = rest.iter().zip(values_rest).map(|(code, value)| f32::from(*code) * value);
+    let rest =
+        rest.iter().zip(values_rest).map(|(code, value)| f32::from(code.cast_signed()) * value);
     sums.into_iter().chain(rest).sum()
 }
 
@@ -205,14 +210,14 @@ impl View for Part {
 
 #[cfg(test)]
 mod tests {
-    use super::TaskTable;
+    use super::{Bytes, TaskTable};
 
     #[test]
     fn the_nearest_task_comes_first_and_once() {
         let rows = [("a", vec![1.0, 0.0]), ("b", vec![0.0, 2.0]), ("a", vec![3.0, 3.0])];
         let rows: Vec<_> = rows.into_iter().map(|(t, v)| (t.to_owned(), v)).collect();
         let table = TaskTable::from_embeddings(&rows).unwrap();
-        let table = TaskTable::from_bytes(&table.to_bytes().unwrap()).unwrap();
+        let table = TaskTable::from_bytes(&table.to_bytes().unwrap().into()).unwrap();
         let nearest = table.nearest(&[0.1, 5.0], 5);
         assert_eq!(nearest.len(), 2);
         assert_eq!(nearest[0].task, "b");
@@ -222,19 +227,19 @@ mod tests {
 
     #[test]
     fn a_table_without_rows_has_a_width_and_no_neighbours() {
-        let bytes = TaskTable::empty(2).to_bytes().unwrap();
+        let bytes = TaskTable::empty(2).to_bytes().unwrap().into();
         let table = TaskTable::from_bytes(&bytes).unwrap();
         assert_eq!((table.width, table.nearest(&[0.1, 5.0], 5)), (2, Vec::new()));
-        let none = TaskTable::empty(0).to_bytes().unwrap();
+        let none = TaskTable::empty(0).to_bytes().unwrap().into();
         assert!(TaskTable::from_bytes(&none).is_err());
     }
 
     #[test]
     fn damaged_tables_are_refused() {
         let table = TaskTable::from_embeddings(&[("a".into(), vec![1.0, 0.0])]).unwrap();
-        let bytes = table.to_bytes().unwrap();
+        let bytes = Bytes::from(table.to_bytes().unwrap());
         for end in 0..bytes.len() {
-            assert!(TaskTable::from_bytes(&bytes[..end]).is_err());
+            assert!(TaskTable::from_bytes(&bytes.slice(..end)).is_err());
         }
         assert!(TaskTable::from_embeddings(&[]).is_err());
     }
