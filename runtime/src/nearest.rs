@@ -170,7 +170,7 @@ impl TaskTable {
     }
 }
 
-/// Scalar product in eight running sums, which fill a vector register.
+/// Scalar product of i8 codes and values in eight running sums, which fill a vector register.
 fn dot(codes: &[u8], embedding: &[f32]) -> f32 {
     const LANES: usize = 8;
     let (codes, rest) = codes.as_chunks::<LANES>();
