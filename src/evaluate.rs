@@ -12,6 +12,7 @@
 
 mod choices;
 mod contestant;
+mod earlier;
 mod engine;
 mod estimate;
 mod exam;
@@ -49,6 +50,8 @@ use report::TRAIN_TIER;
 /// What is evaluated.
 #[derive(Debug, Clone)]
 pub struct EvaluateOptions {
+    /// Fingerprint of the base, for the report.
+    pub base: String,
     /// Examples per task, the first ones in file order; a task may have fewer.
     pub examples: usize,
     /// Seed of the bootstrap.

@@ -78,6 +78,7 @@ fn scores<E: Engine>(engine: &E, chat: &Chat) -> Evaluation {
     let mut contestants =
         [Contestant::base(), Contestant::prompted(), Contestant::compiled(compile)];
     let options = EvaluateOptions {
+        base: "sha256:base".into(),
         examples: 6,
         seed: 1,
         split: ExampleSplit::Test,

@@ -4,14 +4,15 @@ mod adapters;
 mod contestants;
 mod page;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use candle_core::Device;
 use clap::Args;
 use t2lc::base::chat::Chat;
 use t2lc::base::decoder::Decoder;
+use t2lc::base::describe::describe_base;
 #[cfg(feature = "llama")]
 use t2lc::evaluate::LlamaEngine;
 use t2lc::evaluate::{
@@ -22,6 +23,9 @@ use t2lc::taskpack::TaskPack;
 
 use super::failure::{Failure, Outcome};
 use super::output::{print_json, print_text, refuse_existing, say};
+
+/// Size of a report that is read, at most.
+const MAX_REPORT_BYTES: u64 = 1 << 26;
 
 /// Options of `eval`.
 #[derive(Debug, Args)]
@@ -78,6 +82,10 @@ pub(crate) struct EvalArgs {
     /// Add a bundle that compiles the input of each example; can be repeated
     #[arg(long, value_name = "NAME=DIR")]
     per_input: Vec<NamedPath>,
+    /// Add the contestants of an earlier evaluation of the same examples, without scoring them
+    /// again: its report as --json printed it
+    #[arg(long, value_name = "JSON")]
+    earlier: Option<PathBuf>,
     /// Compare the others with this one [default: compiled, or base without a bundle]
     #[arg(long, value_name = "NAME")]
     reference: Option<String>,
@@ -167,8 +175,10 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
     let device = Device::cuda_if_available(0).context("no device")?;
     let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("eval.pack", e))?;
     let tasks = chosen_tasks(&pack, &args.tasks).map_err(|e| Failure::input("eval.tasks", e))?;
-    let contestants = contestants::all(args, &pack, &tasks, &device, quiet)?;
+    let earlier = args.earlier.as_deref().map(read_earlier).transpose()?;
+    let contestants = contestants::all(args, earlier.as_ref(), &pack, &tasks, &device, quiet)?;
     let options = EvaluateOptions {
+        base: describe_base(&args.base, &[])?.fingerprint,
         examples: args.examples,
         seed: args.seed,
         split: args.split,
@@ -178,7 +188,7 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
         reference: reference(args, &contestants)?,
     };
     let mut exam = Exam { chat: Chat::open(&args.base)?, pack: &pack, contestants, options };
-    let evaluation = match opened {
+    let mut evaluation = match opened {
         Opened::Candle => {
             let decoder = Decoder::open(&args.base, &device)?;
             let ends = exam.chat.ends.clone();
@@ -190,6 +200,10 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
             exam.hold(&engine, quiet)?
         }
     };
+    if let Some(earlier) = &earlier {
+        let beside = evaluation.beside(earlier);
+        evaluation = beside.map_err(|error| Failure::input("eval.earlier", error))?;
+    }
     if args.json {
         print_json(&serde_json::to_value(&evaluation).context("scores as JSON")?)?;
     } else {
@@ -199,6 +213,17 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
         page::write(path, args, &evaluation, &pack, &tasks, quiet)?;
     }
     Ok(())
+}
+
+/// The report of an earlier evaluation.
+fn read_earlier(path: &Path) -> Result<Evaluation, Failure> {
+    let read = || -> anyhow::Result<Evaluation> {
+        let size_bytes = std::fs::metadata(path)?.len();
+        ensure!(size_bytes <= MAX_REPORT_BYTES, "larger than {MAX_REPORT_BYTES} bytes");
+        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    };
+    let what = || format!("cannot read `{}` as the report of an evaluation", path.display());
+    read().with_context(what).map_err(|error| Failure::input("eval.earlier", error))
 }
 
 /// The contestant that the others are compared with.

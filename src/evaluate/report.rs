@@ -133,6 +133,8 @@ impl Summary<'_> {
 /// The result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
+    /// Fingerprint of the base.
+    pub base: String,
     /// Digest of the task pack.
     pub pack: String,
     /// What computed the answers: `candle` or `llama.cpp`.
@@ -166,13 +168,14 @@ impl Evaluation {
         options: &EvaluateOptions,
         tasks: Vec<TaskScores>,
     ) -> Self {
-        let mut tiers: Vec<&str> = tasks.iter().map(|task| task.tier.as_str()).collect();
-        let place = |name: &str| TIERS.iter().position(|tier| *tier == name);
-        tiers.sort_by_key(|&name| (place(name).unwrap_or(TIERS.len()), name));
-        tiers.dedup();
-        let summary = Summary { names, reference: &options.reference, seed: options.seed };
-        let tier = |name: &str| summary.tier(name, tasks.iter().filter(|task| task.tier == name));
-        Self {
+        let nothing = TierScores {
+            tier: ALL_TIERS.into(),
+            tasks: 0,
+            scores: Vec::new(),
+            differences: Vec::new(),
+        };
+        let unscored = Self {
+            base: options.base.clone(),
             pack,
             engine: engine.name().into(),
             split: split_name(options.split).into(),
@@ -181,10 +184,24 @@ impl Evaluation {
             descriptions: options.descriptions,
             seed: options.seed,
             reference: options.reference.clone(),
-            tiers: tiers.into_iter().map(tier).collect(),
-            overall: summary.tier(ALL_TIERS, tasks.iter()),
-            tasks,
-        }
+            tasks: Vec::new(),
+            tiers: Vec::new(),
+            overall: nothing,
+        };
+        unscored.of_tasks(names, tasks)
+    }
+
+    /// The same evaluation of other `tasks` and contestants.
+    pub(super) fn of_tasks(self, names: &[String], tasks: Vec<TaskScores>) -> Self {
+        let mut tiers: Vec<&str> = tasks.iter().map(|task| task.tier.as_str()).collect();
+        let place = |name: &str| TIERS.iter().position(|tier| *tier == name);
+        tiers.sort_by_key(|&name| (place(name).unwrap_or(TIERS.len()), name));
+        tiers.dedup();
+        let summary = Summary { names, reference: &self.reference, seed: self.seed };
+        let tier = |name: &str| summary.tier(name, tasks.iter().filter(|task| task.tier == name));
+        let tiers = tiers.into_iter().map(tier).collect();
+        let overall = summary.tier(ALL_TIERS, tasks.iter());
+        Self { tasks, tiers, overall, ..self }
     }
 
     /// Mean number of prompt tokens of every contestant, over the tasks that it has a score for.
@@ -237,6 +254,7 @@ pub(super) mod tests {
     pub(in crate::evaluate) fn evaluation(reference: &str, tasks: Vec<TaskScores>) -> Evaluation {
         let names: Vec<String> = tasks[0].scores.iter().map(|score| score.name.clone()).collect();
         let options = EvaluateOptions {
+            base: "sha256:base".into(),
             examples: 50,
             seed: 1,
             split: ExampleSplit::Test,

@@ -43,6 +43,7 @@ fn write_pack(dir: &Path) -> TaskPack {
 
 fn options(reference: &str) -> EvaluateOptions {
     EvaluateOptions {
+        base: "sha256:base".into(),
         examples: 2,
         seed: 3,
         split: ExampleSplit::Test,

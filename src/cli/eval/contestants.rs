@@ -1,7 +1,8 @@
 //! The contestants that the options ask for, in the order of the report's columns.
 //!
-//! In: the options, the pack and the chosen tasks. Out: the base and the prompted base, then what
-//! was asked for: shots, bundles, single adapters, and what is made of a library.
+//! In: the options, the pack and the chosen tasks. Out: the base and the prompted base, unless an
+//! earlier evaluation has them, then what was asked for: shots, bundles, single adapters, and what
+//! is made of a library.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::rc::Rc;
 use anyhow::Context;
 use candle_core::Device;
 use t2lc::base::describe::describe_base;
-use t2lc::evaluate::{AdapterData, Compile, Contestant, PromptForm};
+use t2lc::evaluate::{AdapterData, Compile, Contestant, Evaluation, PromptForm};
 use t2lc::taskpack::{Task, TaskPack, TaskSplit};
 use t2lc::train::arrow::Arrow;
 use t2lc::train::library::Library;
@@ -26,6 +27,7 @@ use crate::cli::compile::open_bundle;
 /// Every contestant that the options ask for.
 pub(super) fn all(
     args: &EvalArgs,
+    earlier: Option<&Evaluation>,
     pack: &TaskPack,
     tasks: &[&Task],
     device: &Device,
@@ -33,6 +35,8 @@ pub(super) fn all(
 ) -> Result<Vec<Contestant<'static>>, Failure> {
     let mut all = vec![Contestant::base(), Contestant::prompted()];
     all.extend(args.shots.map(Contestant::shots));
+    // What is no adapter answers as it did.
+    all.retain(|contestant| earlier.is_none_or(|earlier| !earlier.has(&contestant.name)));
     if !args.no_bundle {
         let compile = compiler(args.bundle.as_deref())?;
         all.push(Contestant::compiled(Rc::clone(&compile)));
