@@ -76,18 +76,19 @@ pub struct TrainPaths {
 /// Sizes of the hypernetwork and of its adapters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct NetworkOptions {
-    /// Output space of the hypernetwork: L (whole adapter), M (one matrix) or S (one rank)
-    #[arg(long, default_value = "L")]
+    /// Form of the hypernetwork: gated, or Text-to-LoRA's L (a whole adapter per call of a head), M
+    /// (one matrix) or S (one rank)
+    #[arg(long, default_value = "gated")]
     pub variant: Variant,
     /// Size and place of the adapters.
     #[command(flatten)]
     #[serde(flatten)]
     pub adapter: AdapterOptions,
-    /// Latent size of the hypernetwork, a multiple of 4
+    /// Latent size of the trunk of L, M and S, a multiple of 4
     #[arg(long, default_value_t = 256)]
     pub latent_size: usize,
     /// Input size of the hypernetwork's heads
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 384)]
     pub head_in_size: usize,
 }
 
@@ -223,7 +224,9 @@ impl Inputs<'_> {
             _ => None,
         };
         let init = warm_start.map_or(Init::FreshLora, Init::Offset);
-        let net = self.hypernet(directory, init, data.condition_size)?;
+        let embeddings: Vec<&[f32]> =
+            data.training.iter().flat_map(|task| &task.conditions).map(Vec::as_slice).collect();
+        let net = self.hypernet(directory, init, data.condition_size, &embeddings)?;
         let base = Decoder::open(&paths.base, device)?;
         let (batch, settings, nonsense) = (&options.batch, &options.loss, nonsense.as_ref());
         let sft = Sft { base: &base, learner: &net, data: &data, nonsense, batch, settings, seed };
@@ -239,7 +242,8 @@ impl Inputs<'_> {
         let encoder = embed::DescriptionEncoder::load(&self.paths.encoder, self.device)?;
         let embeddings =
             reconstruct::embed_tasks(self.pack, library, &encoder, self.options.data.descriptions)?;
-        let net = self.hypernet(directory, Init::Reconstruct, encoder.width()?)?;
+        let texts: Vec<&[f32]> = embeddings.iter().flatten().map(Vec::as_slice).collect();
+        let net = self.hypernet(directory, Init::Reconstruct, encoder.width()?, &texts)?;
         let seed = self.options.run.seed;
         let objective =
             Reconstruction::new(net, library, embeddings, &self.options.reconstruction, seed)?;
@@ -252,6 +256,7 @@ impl Inputs<'_> {
         directory: &RunDirectory,
         init: Init<'_>,
         task_embedding_size: usize,
+        embeddings: &[&[f32]],
     ) -> Result<Hypernet> {
         if let Some(checkpoint) = directory.checkpoint() {
             return Hypernet::from_checkpoint(&Checkpoint::load(checkpoint)?, self.device);
@@ -263,7 +268,8 @@ impl Inputs<'_> {
             rank: adapter.rank,
             alpha: adapter.alpha,
             use_rslora: adapter.rslora,
-            latent_size: *latent_size,
+            // A gated one has no trunk.
+            latent_size: if *variant == Variant::Gated { *head_in_size } else { *latent_size },
             head_in_size: *head_in_size,
             task_embedding_size,
             base: self.base.clone(),
@@ -277,7 +283,9 @@ impl Inputs<'_> {
             return Hypernet::from_checkpoint(checkpoint, self.device);
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.run.seed);
-        Hypernet::new(config, init, &mut rng, self.device)
+        let mut net = Hypernet::new(config, init, &mut rng, self.device)?;
+        net.spread(embeddings, &mut rng)?;
+        Ok(net)
     }
 }
 

@@ -134,7 +134,7 @@ fn default_options() -> TrainOptions {
     let modules = modules.map(str::to_owned).to_vec();
     let adapter = AdapterOptions { modules, ..options().network.adapter };
     let network =
-        NetworkOptions { adapter, latent_size: 256, head_in_size: 256, ..options().network };
+        NetworkOptions { variant: Variant::Gated, adapter, head_in_size: 384, ..options().network };
     let loss = StepSettings { label_smoothing: 0.0, neftune_alpha: 0.0, ..options().loss };
     let run = RunOptions { steps: 2, ..run_options() };
     TrainOptions { network, loss, run, ..options() }

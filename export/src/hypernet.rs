@@ -6,11 +6,14 @@
 //! <https://arxiv.org/abs/2506.06105>, section 3 and appendix, as its reference code computes them.
 //!
 //! All layers of all modules go through the trunk together: row `m · layers + l` belongs to layer
-//! `l` of module `m`. What does not depend on the input is computed here, in f64, and stored as
+//! `l` of module `m`. A gated hypernetwork has no trunk: its heads take the projected embedding times
+//! the gates of each layer. What does not depend on the input is computed here, in f64, and stored as
 //! constants: the depth and type encodings' part of the first mixer layer, the normalized output
 //! embeddings (variants M and S) and the rank vectors (variant S). An `AB_offset` that is all zero
 //! is left out; mean and deviation of targets are applied where the checkpoint has them. The task
 //! encoder stays f32, the other linear weights have the type asked for.
+
+use t2lc_runtime::base::TargetModule;
 
 use crate::check::{MAX_MODEL_BYTES, check_model};
 use crate::checkpoint::{Checkpoint, DEVIATION_EPSILON, DEVIATION_PREFIX, MEAN_PREFIX, Variant};
@@ -45,19 +48,19 @@ struct Hypernet<'a> {
 
 impl<'a> Hypernet<'a> {
     fn build(mut self) -> Result<Vec<u8>, ExportError> {
-        let trunk = self.trunk()?;
+        let size = self.checkpoint.config.task_embedding_size;
+        let shape = [Dim::Symbol("batch"), Dim::Fixed(size)];
+        let task = self.graph.input("task_embedding", ElementType::F32, &shape)?;
         let outputs = match self.checkpoint.config.variant {
-            Variant::L => self.joint_heads(trunk)?,
-            Variant::M | Variant::S => self.shared_heads(trunk)?,
+            Variant::Gated => self.gated_heads(task)?,
+            Variant::L => self.joint_heads(task)?,
+            Variant::M | Variant::S => self.shared_heads(task)?,
         };
         self.graph.finish("hypernet", &outputs)
     }
 
     /// Task encoder, mixer and first block: `[batch, rows, W]`.
-    fn trunk(&mut self) -> Result<Value, ExportError> {
-        let size = self.checkpoint.config.task_embedding_size;
-        let shape = [Dim::Symbol("batch"), Dim::Fixed(size)];
-        let task = self.graph.input("task_embedding", ElementType::F32, &shape)?;
+    fn trunk(&mut self, task: Value) -> Result<Value, ExportError> {
         let task = self.linear(task, "task_encoder.mlp.0", WeightType::F32)?;
         let task = self.norm(task, "task_encoder.mlp.1")?;
 
@@ -81,33 +84,63 @@ impl<'a> Hypernet<'a> {
         self.residual(x, "mlp1.mlp")
     }
 
-    /// Variant L: one head call gives A row-major, then the transpose of B row-major.
-    fn joint_heads(&mut self, trunk: Value) -> Result<Vec<(String, Value)>, ExportError> {
+    /// Gated: what enters a head is the projected embedding, times the gates of a layer.
+    fn gated_heads(&mut self, task: Value) -> Result<Vec<(String, Value)>, ExportError> {
         let config = &self.checkpoint.config;
-        let (layers, rank) = (config.base.layers, config.rank);
+        let projected = self.linear(task, "task_encoder", WeightType::F32)?;
+        let projected = self.graph.unsqueeze(projected, 1)?;
+        let mut outputs = Vec::new();
+        for module in &config.base.modules {
+            let name = format!("gates.{}", module.name);
+            let shape = [1, config.base.layers, config.head_in_size];
+            let gates = self.graph.initializer_f32(&name, &shape, self.values(&name)?)?;
+            let rows = self.graph.mul(projected, gates)?;
+            let y = self.product(rows, &format!("heads.{}", module.name), self.weights)?;
+            self.split(&mut outputs, module, y)?;
+        }
+        Ok(outputs)
+    }
+
+    /// Variant L: one head call gives A row-major, then the transpose of B row-major.
+    fn joint_heads(&mut self, task: Value) -> Result<Vec<(String, Value)>, ExportError> {
+        let config = &self.checkpoint.config;
+        let layers = config.base.layers;
+        let trunk = self.trunk(task)?;
         let x = self.residual(trunk, "mlp2.mlp")?;
         let x = self.head_input(x)?;
         let mut outputs = Vec::new();
         for (index, module) in config.base.modules.iter().enumerate() {
             let rows = self.graph.slice(x, 1, index * layers, (index + 1) * layers)?;
             let y = self.linear(rows, &format!("heads.{}", module.name), self.weights)?;
-            let middle = rank * module.in_features;
-            let a = self.graph.slice(y, 2, 0, middle)?;
-            let a = self.matrices(a, module.in_features)?;
-            let end = middle + rank * module.out_features;
-            let b = self.graph.slice(y, 2, middle, end)?;
-            let b = self.matrices(b, module.out_features)?;
-            self.emit(&mut outputs, &module.name, a, b)?;
+            self.split(&mut outputs, module, y)?;
         }
         Ok(outputs)
     }
 
+    /// Both matrices of a module from what one head call gives.
+    fn split(
+        &mut self,
+        outputs: &mut Vec<(String, Value)>,
+        module: &TargetModule,
+        y: Value,
+    ) -> Result<(), ExportError> {
+        let rank = self.checkpoint.config.rank;
+        let middle = rank * module.in_features;
+        let a = self.graph.slice(y, 2, 0, middle)?;
+        let a = self.matrices(a, module.in_features)?;
+        let end = middle + rank * module.out_features;
+        let b = self.graph.slice(y, 2, middle, end)?;
+        let b = self.matrices(b, module.out_features)?;
+        self.emit(outputs, &module.name, a, b)
+    }
+
     /// Variants M and S: the head is applied to an A row and a B row of each layer (and rank), and
     /// each row is cut to the size of its matrix.
-    fn shared_heads(&mut self, trunk: Value) -> Result<Vec<(String, Value)>, ExportError> {
+    fn shared_heads(&mut self, task: Value) -> Result<Vec<(String, Value)>, ExportError> {
         let config = &self.checkpoint.config;
         let (layers, rank) = (config.base.layers, config.rank);
         let rows = layers * config.base.modules.len();
+        let trunk = self.trunk(task)?;
         // [batch, 2 (A, B), rows, W]
         let x = self.graph.unsqueeze(trunk, 1)?;
         let embeddings = self.output_embeddings()?;
@@ -225,16 +258,25 @@ impl<'a> Hypernet<'a> {
         prefix: &str,
         weights: WeightType,
     ) -> Result<Value, ExportError> {
+        let product = self.product(x, prefix, weights)?;
+        let bias = self.vector(&format!("{prefix}.bias"))?;
+        self.graph.add(product, bias)
+    }
+
+    /// A linear map without its bias.
+    fn product(
+        &mut self,
+        x: Value,
+        prefix: &str,
+        weights: WeightType,
+    ) -> Result<Value, ExportError> {
         let name = format!("{prefix}.weight");
         let values = self.values(&name)?;
-        let bias_name = format!("{prefix}.bias");
-        let rows = self.values(&bias_name)?.len();
+        let rows = self.checkpoint.tensor(&name)?.shape.first().copied().unwrap_or(1);
         let columns = values.len() / rows;
         let matrix = Matrix { name: &name, values, rows, columns };
         let weight = store_linear(&mut self.graph, matrix, weights)?;
-        let product = self.graph.matmul(x, weight)?;
-        let bias = self.vector(&bias_name)?;
-        self.graph.add(product, bias)
+        self.graph.matmul(x, weight)
     }
 
     fn norm(&mut self, x: Value, prefix: &str) -> Result<Value, ExportError> {

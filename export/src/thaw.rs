@@ -2,9 +2,9 @@
 //!
 //! In: a [`Bundle`] whose graph `hypernet` built. Out: a [`Checkpoint`] that generates what the
 //! bundle does, up to rounding; weights that the bundle holds in f16 or int8 come out as these say.
-//! Variant L only: M and S keep just the normalized form of their output embeddings.
+//! Variants gated and L only: M and S keep just the normalized form of their output embeddings.
 //!
-//! Of the depth and type encodings the graph has only what the first mixer layer makes of them: for
+//! Of the depth and type encodings of L the graph has only what the first mixer layer makes of them: for
 //! module `m` and layer `l` one vector, a sum of a part for `m`, a part for `l` and the bias. Where
 //! that sum came from does not matter to what the network computes, so encodings are set anew, as the
 //! rows of a cosine transform, which are orthogonal, and the mixer's weights follow from them by
@@ -30,7 +30,7 @@ use crate::hypernet::{narrow, normalized};
 /// The hypernetwork of a bundle as a checkpoint. Its alpha is the bundle's scale times the rank.
 ///
 /// # Errors
-/// A variant other than L, more layers or modules than encodings of the trunk's width can tell
+/// A variant other than gated and L, more layers or modules than encodings of the trunk's width can tell
 /// apart, a graph that [`crate::hypernet::build_hypernet`] did not build.
 pub fn thaw(bundle: &Bundle) -> Result<Checkpoint, ExportError> {
     let Manifest { base, encoder, hypernet, .. } = &bundle.manifest;
@@ -49,7 +49,10 @@ fn from_graph(
     let graph = Graph(stored);
     let config = graph.config(base, hypernet, task_embedding_size)?;
     config.validate()?;
-    let mut tensors = graph.first_mixer_layer(&config)?;
+    let mut tensors = match config.variant {
+        Variant::Gated => BTreeMap::new(),
+        _ => graph.first_mixer_layer(&config)?,
+    };
     for (name, shape) in config.expected_tensors() {
         if tensors.contains_key(&name) {
             continue;
@@ -57,6 +60,7 @@ fn from_graph(
         let values = match shape.as_slice() {
             // Left out where it is all zero.
             _ if name.starts_with("AB_offset.") && !graph.0.contains_key(&name) => continue,
+            _ if name.starts_with("gates.") => graph.floats(&name, &shape)?,
             [out, inner] => graph.linear(&name, *inner, *out)?,
             _ => graph.floats(&name, &shape)?,
         };
@@ -91,24 +95,30 @@ impl Graph {
             Err(ExportError::UnsupportedConfig { field, expected, got })
         };
         let HypernetInfo { variant, rank, scale, .. } = hypernet;
-        if *variant != Variant::L.to_string() {
-            return unsupported("hypernet.variant", "L".into(), variant.clone());
-        }
-        let latent_size = self.length("mixer.4.bias")?;
+        let (variant, latent_size, head_in_size) = match variant.parse() {
+            Ok(Variant::Gated) => {
+                let features = self.length("task_encoder.bias")?;
+                (Variant::Gated, features, features)
+            }
+            Ok(Variant::L) => {
+                (Variant::L, self.length("mixer.4.bias")?, self.length("mlp3.4.bias")?)
+            }
+            _ => return unsupported("hypernet.variant", "gated or L".into(), variant.clone()),
+        };
         let rows = base.layers.max(base.modules.len());
-        if rows >= latent_size / 4 {
+        if variant == Variant::L && rows >= latent_size / 4 {
             let most = (latent_size / 4).saturating_sub(1);
             let expected = format!("at most {most} at a trunk of width {latent_size}");
             return unsupported("base.layers", expected, rows.to_string());
         }
         Ok(HypernetConfig {
             schema: SCHEMA,
-            variant: Variant::L,
+            variant,
             rank: *rank,
             alpha: scale * *rank as f32,
             use_rslora: false,
             latent_size,
-            head_in_size: self.length("mlp3.4.bias")?,
+            head_in_size,
             task_embedding_size,
             base: base.clone(),
         })

@@ -27,7 +27,7 @@
 
 use serde_json::Value;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Variant};
 use crate::import::{ADAPTER_FILE, ARCHIVE_FILE, ARGUMENTS_FILE, Arguments, Training};
 
 mod archive;
@@ -71,7 +71,7 @@ pub struct WrittenBack {
 /// Writes a checkpoint in the reference's form.
 ///
 /// # Errors
-/// A checkpoint that [`Checkpoint::check`] refuses, one that is too large, and a name of the base
+/// A checkpoint that [`Checkpoint::check`] refuses, a gated one, one that is too large, and a name of the base
 /// that is none.
 pub fn write_back(
     checkpoint: &Checkpoint,
@@ -79,6 +79,9 @@ pub fn write_back(
 ) -> Result<WrittenBack, WriteBackError> {
     checkpoint.check()?;
     let config = &checkpoint.config;
+    if config.variant == Variant::Gated {
+        return Err(WriteBackError::Variant { got: config.variant });
+    }
     let model_dir = names.model_dir.unwrap_or(&config.base.name);
     check_model_dir(model_dir)?;
     let training = training(checkpoint);

@@ -1,12 +1,20 @@
-//! The Text-to-LoRA hypernetwork: task embedding → `lora_a`, `lora_b` of every layer and module.
+//! The hypernetwork: task embedding → `lora_a`, `lora_b` of every layer and module.
 //!
 //! Input: task embeddings `[tasks, E]`. Output per target module: A `[tasks, layers, rank, in]` and
-//! Bᵀ `[tasks, layers, rank, out]`. Text-to-LoRA (arXiv 2506.06105), section 3 and appendix E; the
-//! three variants differ in how much one call of a head produces: L both matrices, M one matrix,
-//! S one rank of one matrix. [`Init`] says what the parameters start as.
+//! Bᵀ `[tasks, layers, rank, out]`. L, M and S are those of Text-to-LoRA (arXiv 2506.06105), section
+//! 3 and appendix E, which differ in how much one call of a head produces: L both matrices, M one
+//! matrix, S one rank of one matrix. [`Init`] says what the parameters start as.
 //!
 //! An adapter is what the heads give, times the targets' deviation plus their mean where the
 //! hypernetwork learned to reconstruct z-scores, plus `AB_offset`.
+//!
+//! The gated one is `H_m (g_{l,m} ⊙ z) + AB_offset_{l,m}` for layer `l` of module `m`, where `z` is a
+//! fixed projection of the embedding ([`spread`]) and the gates `g` are fixed random signs; heads `H`
+//! and offsets are learned. Offsets are the adapter that all tasks have in common; what is a task's
+//! own is linear in its embedding. Gates of different layers are nearly orthogonal, and so are `z` of
+//! different tasks, so a step for one task hardly moves the others. A trunk does not have that: half
+//! of what it gives its heads is the same for all tasks from the start, and training leaves about ten
+//! directions for a thousand tasks.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +26,10 @@ use t2lc_export::checkpoint::{
     Checkpoint, DEVIATION_EPSILON, DEVIATION_PREFIX, HypernetConfig, MEAN_PREFIX, NamedTensor,
     Variant,
 };
+use t2lc_runtime::base::TargetModule;
 
 pub(super) mod init;
+mod spread;
 mod target_adapter;
 
 pub use init::Init;
@@ -28,7 +38,7 @@ pub use target_adapter::TargetAdapter;
 /// Probability that training drops a trunk activation.
 const DROPOUT: f32 = 0.05;
 
-/// Prefix of the adapter that every generated one is added to.
+/// Prefix of the adapter that is added to every generated one.
 const OFFSET_PREFIX: &str = "AB_offset";
 
 /// A and Bᵀ of one target module.
@@ -47,8 +57,8 @@ pub struct GeneratedModule {
 pub struct Hypernet {
     /// Sizes and the base it is for.
     pub config: HypernetConfig,
-    /// Parameters by checkpoint name. `AB_offset.*` and the targets' mean and deviation are held
-    /// but not trained.
+    /// Parameters by checkpoint name. The targets' mean and deviation are held but not trained, nor
+    /// are `AB_offset.*` or, if gated, the task encoder and the gates.
     pub parameters: BTreeMap<String, Var>,
 }
 
@@ -101,10 +111,31 @@ impl Hypernet {
 
     /// Names of the parameters that training changes.
     pub fn trainable(&self) -> impl Iterator<Item = (&String, &Var)> {
-        let fixed = [OFFSET_PREFIX, MEAN_PREFIX, DEVIATION_PREFIX];
+        let fixed: &[&str] = match self.config.variant {
+            Variant::Gated => &["task_encoder", "gates", MEAN_PREFIX, DEVIATION_PREFIX],
+            _ => &[OFFSET_PREFIX, MEAN_PREFIX, DEVIATION_PREFIX],
+        };
         self.parameters
             .iter()
-            .filter(move |(name, _)| !fixed.iter().any(|prefix| name.starts_with(prefix)))
+            .filter(|(name, _)| !fixed.iter().any(|prefix| name.starts_with(prefix)))
+    }
+
+    /// Sets the task encoder of a gated hypernetwork for what `embeddings` of training descriptions
+    /// are like; others learn theirs.
+    ///
+    /// # Errors
+    /// Fewer than two embeddings, or all the same.
+    pub fn spread(&mut self, embeddings: &[&[f32]], rng: &mut ChaCha8Rng) -> Result<()> {
+        if self.config.variant != Variant::Gated {
+            return Ok(());
+        }
+        let (weight, bias) = spread::task_encoder(embeddings, self.config.head_in_size, rng)?;
+        for (name, value) in [("task_encoder.weight", weight), ("task_encoder.bias", bias)] {
+            let var = self.parameters.get(name);
+            let var = var.with_context(|| format!("the hypernetwork has no `{name}`"))?;
+            var.set(&value.to_device(var.device())?)?;
+        }
+        Ok(())
     }
 
     /// Generates the adapters of `tasks [tasks, E]`. Dropout is applied where `noise` is given.
@@ -145,8 +176,9 @@ impl Hypernet {
             let Some(var) = self.parameters.get(&format!("{prefix}.{matrix}.{module}")) else {
                 return Ok(None);
             };
+            let trained = prefix == OFFSET_PREFIX && self.config.variant == Variant::Gated;
             // Not trained, so no gradient is computed for it.
-            let tensor = var.as_detached_tensor();
+            let tensor = if trained { var.as_tensor().clone() } else { var.as_detached_tensor() };
             let transposed = matrix == "B";
             Ok(Some(if transposed { tensor.transpose(1, 2)?.contiguous()? } else { tensor }))
         };
@@ -172,6 +204,9 @@ struct Forward<'a> {
 impl Forward<'_> {
     fn run(mut self, tasks: &Tensor) -> Result<Vec<GeneratedModule>> {
         let HypernetConfig { rank, variant, .. } = self.net.config;
+        if variant == Variant::Gated {
+            return self.gated(tasks);
+        }
         let layers = self.net.config.base.layers;
         let count = tasks.dim(0)?;
         let task = self.linear("task_encoder.mlp.0", tasks)?;
@@ -199,7 +234,7 @@ impl Forward<'_> {
             let trunk = self.residual("mlp1", &trunk)?;
             let (inputs, outputs) = (module.in_features, module.out_features);
             let (a, b) = match variant {
-                Variant::L => {
+                Variant::Gated | Variant::L => {
                     let trunk = self.residual("mlp2", &trunk)?;
                     let both = self.head(&module.name, &trunk)?;
                     (
@@ -235,6 +270,27 @@ impl Forward<'_> {
             });
         }
         Ok(generated)
+    }
+
+    /// Heads of a projection of the task embedding, times the gates of each layer and module.
+    fn gated(mut self, tasks: &Tensor) -> Result<Vec<GeneratedModule>> {
+        let (rank, layers) = (self.net.config.rank, self.net.config.base.layers);
+        let count = tasks.dim(0)?;
+        let projected = self.linear("task_encoder", tasks)?;
+        let projected = self.drop(projected)?.unsqueeze(1)?;
+        let of_module = |module: &TargetModule| -> Result<GeneratedModule> {
+            let gates = self.get(&format!("gates.{}", module.name))?.unsqueeze(0)?;
+            let features = projected.broadcast_mul(&gates)?;
+            let both = self.linear(&format!("heads.{}", module.name), &features)?;
+            let (inputs, outputs) = (module.in_features, module.out_features);
+            let matrix = |from: usize, width: usize| -> Result<Tensor> {
+                let part = both.narrow(2, from, rank * width)?.contiguous()?;
+                Ok(part.reshape((count, layers, rank, width))?)
+            };
+            let (a, b_transposed) = (matrix(0, inputs)?, matrix(rank * inputs, outputs)?);
+            Ok(GeneratedModule { name: module.name.clone(), a, b_transposed })
+        };
+        self.net.config.base.modules.iter().map(of_module).collect()
     }
 
     fn get(&self, name: &str) -> Result<&Tensor> {

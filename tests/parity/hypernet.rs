@@ -1,4 +1,4 @@
-//! The hypernetwork: in go golden checkpoints of the three variants and task embeddings
+//! The hypernetwork: in go golden checkpoints of all variants and task embeddings
 //! `[batch, 12]`, out come `lora_a [batch, layers, rank, in]` and `lora_b [batch, layers, out, rank]`.
 
 use std::collections::BTreeMap;
@@ -20,8 +20,12 @@ use t2lc_runtime::encode::Encoder;
 use crate::support::parts;
 use crate::{EVERY_WEIGHT_TYPE, backends, bundle, floats, ort, relative_error};
 
-const VARIANTS: [(Variant, &str); 3] =
-    [(Variant::L, "t2l_L"), (Variant::M, "t2l_M"), (Variant::S, "t2l_S")];
+const VARIANTS: [(Variant, &str); 4] = [
+    (Variant::Gated, "gated"),
+    (Variant::L, "t2l_L"),
+    (Variant::M, "t2l_M"),
+    (Variant::S, "t2l_S"),
+];
 
 /// Largest relative error of an output against that of `exact`.
 const NEAR_EXACT: f32 = 5e-6;
@@ -93,7 +97,7 @@ fn golden_config(variant: Variant) -> HypernetConfig {
         rank: 2,
         alpha: 4.0,
         use_rslora: true,
-        latent_size: 8,
+        latent_size: if variant == Variant::Gated { 5 } else { 8 },
         head_in_size: 5,
         task_embedding_size: 12,
         base: BaseModel {

@@ -27,9 +27,13 @@ const MAX_RANK: usize = 1 << 12;
 const MAX_WIDTH: usize = 1 << 20;
 const MAX_ELEMENTS: usize = 1 << 30;
 
-/// How the heads produce the matrices (paper, section 3).
+/// How the heads produce the matrices: as in the paper, section 3, or gated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Variant {
+    /// One head call gives A and B with all ranks. What enters it is linear in the task embedding:
+    /// a projection of it times a gate for each layer and module. There is no trunk.
+    #[serde(rename = "gated")]
+    Gated,
     /// One head call gives A and B with all ranks.
     L,
     /// One head call gives A or B with all ranks.
@@ -41,6 +45,7 @@ pub enum Variant {
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Gated => "gated",
             Self::L => "L",
             Self::M => "M",
             Self::S => "S",
@@ -52,10 +57,11 @@ impl FromStr for Variant {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "gated" => Ok(Self::Gated),
             "L" => Ok(Self::L),
             "M" => Ok(Self::M),
             "S" => Ok(Self::S),
-            _ => Err(format!("unknown variant `{text}`, expected L, M or S")),
+            _ => Err(format!("unknown variant `{text}`, expected gated, L, M or S")),
         }
     }
 }
@@ -74,7 +80,7 @@ pub struct HypernetConfig {
     pub alpha: f32,
     /// Whether the scale is `alpha / sqrt(rank)` instead of `alpha / rank`.
     pub use_rslora: bool,
-    /// Width `W` of the trunk; divisible by 4.
+    /// Width `W` of the trunk, divisible by 4; without a trunk the same as `head_in_size`.
     pub latent_size: usize,
     /// Width of the vector that enters the heads.
     pub head_in_size: usize,
@@ -105,7 +111,7 @@ impl HypernetConfig {
         check_size("task_embedding_size", self.task_embedding_size, MAX_WIDTH)?;
         check_size("base.layers", self.base.layers, MAX_LAYERS)?;
         check_size("base.modules", self.base.modules.len(), MAX_MODULES)?;
-        if !self.latent_size.is_multiple_of(4) {
+        if self.variant != Variant::Gated && !self.latent_size.is_multiple_of(4) {
             return Err(field(
                 "latent_size",
                 format!("{} is not divisible by 4", self.latent_size),
@@ -113,6 +119,11 @@ impl HypernetConfig {
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             return Err(field("alpha", format!("{} is not a positive number", self.alpha)));
+        }
+        if self.variant == Variant::Gated && self.latent_size != self.head_in_size {
+            let reason =
+                format!("a gated hypernetwork has no trunk; expected {}", self.head_in_size);
+            return Err(field("latent_size", format!("{}: {reason}", self.latent_size)));
         }
         let mut names = BTreeSet::new();
         for module in &self.base.modules {
@@ -151,6 +162,17 @@ impl HypernetConfig {
             list.add(format!("AB_offset.A.{name}"), &[layers, self.rank, module.in_features]);
             list.add(format!("AB_offset.B.{name}"), &[layers, module.out_features, self.rank]);
         }
+        if self.variant == Variant::Gated {
+            let features = self.head_in_size;
+            list.linear("task_encoder", self.task_embedding_size, features);
+            for module in &self.base.modules {
+                list.add(format!("gates.{}", module.name), &[layers, features]);
+                let both = module.in_features.saturating_add(module.out_features);
+                let rows = self.rank.saturating_mul(both);
+                list.add(format!("heads.{}.weight", module.name), &[rows, features]);
+            }
+            return list.0;
+        }
         list.linear("task_encoder.mlp.0", self.task_embedding_size, task);
         list.norm("task_encoder.mlp.1", task);
         list.add("layer_depth_encoder.0.weight", &[layers, quarter]);
@@ -181,7 +203,9 @@ impl HypernetConfig {
         for module in &self.base.modules {
             let (inputs, outputs) = (module.in_features, module.out_features);
             let rows = match self.variant {
-                Variant::L => self.rank.saturating_mul(inputs.saturating_add(outputs)),
+                Variant::Gated | Variant::L => {
+                    self.rank.saturating_mul(inputs.saturating_add(outputs))
+                }
                 Variant::M => self.rank.saturating_mul(inputs.max(outputs)),
                 Variant::S => inputs.max(outputs),
             };

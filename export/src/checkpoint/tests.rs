@@ -11,7 +11,7 @@ fn module(name: &str, in_features: usize, out_features: usize) -> TargetModule {
     TargetModule { name: name.into(), in_features, out_features, permute_heads: None }
 }
 
-/// Sizes of the golden files: latent 8, head 5, embedding 12, rank 2, 3 layers.
+/// Sizes of the golden files: latent 8 (gated 5), head 5, embedding 12, rank 2, 3 layers.
 pub(crate) fn tiny_config(variant: Variant) -> HypernetConfig {
     HypernetConfig {
         schema: SCHEMA,
@@ -19,7 +19,7 @@ pub(crate) fn tiny_config(variant: Variant) -> HypernetConfig {
         rank: 2,
         alpha: 4.0,
         use_rslora: true,
-        latent_size: 8,
+        latent_size: if variant == Variant::Gated { 5 } else { 8 },
         head_in_size: 5,
         task_embedding_size: 12,
         base: BaseModel {
@@ -71,6 +71,21 @@ fn names_and_shapes_are_those_of_the_reference() {
     assert_eq!(shape("mixer.1.weight"), [32, 8]);
     assert_eq!(shape("mlp3.4.weight"), [5, 32]);
     assert_eq!(shape("heads.v_proj.weight"), [16, 5]);
+}
+
+#[test]
+fn a_gated_hypernetwork_has_no_trunk() {
+    let config = tiny_config(Variant::Gated);
+    let expected = config.expected_tensors();
+    assert_eq!(expected.len(), 10);
+    assert!(expected.contains(&("task_encoder.weight".to_owned(), vec![5, 12])));
+    assert!(expected.contains(&("gates.v_proj".to_owned(), vec![3, 5])));
+    assert!(expected.contains(&("heads.v_proj.weight".to_owned(), vec![48, 5])));
+    let wide = HypernetConfig { latent_size: 8, ..config };
+    let error = wide.validate().unwrap_err();
+    assert!(matches!(error, CheckpointError::Field { field: "latent_size", .. }), "{error}");
+    assert_eq!("gated".parse(), Ok(Variant::Gated));
+    assert_eq!(serde_json::to_string(&Variant::Gated).unwrap(), "\"gated\"");
 }
 
 #[test]

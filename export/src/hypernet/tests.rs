@@ -29,7 +29,7 @@ fn outputs(graph: &GraphProto) -> Vec<(String, Vec<i64>)> {
 
 #[test]
 fn outputs_are_in_module_order_and_bytes_repeat() {
-    for variant in [Variant::L, Variant::M, Variant::S] {
+    for variant in [Variant::Gated, Variant::L, Variant::M, Variant::S] {
         for weights in [WeightType::F32, WeightType::F16, WeightType::Int8] {
             let graph = graph(&tiny(variant), weights);
             let expected = [
@@ -76,12 +76,16 @@ fn mean_and_deviation_are_two_operations_per_matrix_and_absent_otherwise() {
 
 #[test]
 fn the_task_encoder_stays_f32() {
-    let graph = graph(&tiny(Variant::S), WeightType::Int8);
-    let code = |name: &str| {
-        graph.initializer.iter().find(|t| t.name == name).map(|t| t.data_type).unwrap()
-    };
-    assert_eq!(code("task_encoder.mlp.0.weight"), t2lc_runtime::onnx::data_type::FLOAT);
-    assert_eq!(code("heads.v_proj.weight"), t2lc_runtime::onnx::data_type::INT8);
+    for (variant, encoder) in
+        [(Variant::S, "task_encoder.mlp.0.weight"), (Variant::Gated, "task_encoder.weight")]
+    {
+        let graph = graph(&tiny(variant), WeightType::Int8);
+        let code = |name: &str| {
+            graph.initializer.iter().find(|t| t.name == name).map(|t| t.data_type).unwrap()
+        };
+        assert_eq!(code(encoder), t2lc_runtime::onnx::data_type::FLOAT);
+        assert_eq!(code("heads.v_proj.weight"), t2lc_runtime::onnx::data_type::INT8);
+    }
 }
 
 #[test]

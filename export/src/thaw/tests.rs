@@ -15,10 +15,12 @@ use crate::error::ExportError;
 use crate::hypernet::build_hypernet;
 use crate::weights::WeightType;
 
-/// A checkpoint with a trunk wide enough for its layers, and with weights that are no accident.
-fn checkpoint() -> Checkpoint {
-    let mut config = tiny_config(Variant::L);
-    config.latent_size = 16;
+/// A checkpoint with a trunk, if any, wide enough for its layers, and weights that are no accident.
+fn checkpoint(variant: Variant) -> Checkpoint {
+    let mut config = tiny_config(variant);
+    if variant != Variant::Gated {
+        config.latent_size = 16;
+    }
     let wave = |(index, value): (usize, &mut f32)| *value = (index as f32 * 0.7 + 0.3).sin() * 0.5;
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let mut values = vec![0.0; shape.iter().product()];
@@ -67,13 +69,13 @@ fn assert_near(before: &[f32], after: &[f32], bound: f32) {
 
 #[test]
 fn what_comes_out_generates_what_went_in() {
-    let mut with_statistics = checkpoint();
+    let mut with_statistics = checkpoint(Variant::L);
     for (name, shape) in with_statistics.config.statistic_tensors() {
         let value = if name.starts_with(DEVIATION_PREFIX) { 0.25 } else { -0.5 };
         let values = vec![value; shape.iter().product()];
         with_statistics.tensors.insert(name, NamedTensor { shape, values });
     }
-    for checkpoint in [checkpoint(), with_statistics] {
+    for checkpoint in [checkpoint(Variant::Gated), checkpoint(Variant::L), with_statistics] {
         for weights in [WeightType::F32, WeightType::F16, WeightType::Int8] {
             let graph = build_hypernet(&checkpoint, weights).unwrap();
             let thawed = thawed(&checkpoint, weights).unwrap();

@@ -1,6 +1,6 @@
 //! Why a checkpoint cannot be written in the reference's form.
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, Variant};
 
 /// Why a checkpoint cannot be written in the reference's form.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +9,12 @@ pub enum WriteBackError {
     /// The checkpoint is unusable.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A variant that the reference does not have.
+    #[error("the reference has no variant `{got}`, only L, M and S")]
+    Variant {
+        /// The checkpoint's.
+        got: Variant,
+    },
     /// A name of the base that cannot be read back.
     #[error("`{name}` is no name or path of a base: `model_dir` cannot be written")]
     BaseName {

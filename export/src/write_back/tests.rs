@@ -314,6 +314,8 @@ fn what_cannot_be_written_is_refused() {
         let error = write_back(&checkpoint, &names).unwrap_err();
         assert!(matches!(error, WriteBackError::BaseName { .. }), "{model_dir:?}: {error}");
     }
+    let gated = write_back(&tiny(Variant::Gated), &NAMES).unwrap_err();
+    assert_eq!(gated.to_string(), "the reference has no variant `gated`, only L, M and S");
     let mut damaged = checkpoint;
     damaged.tensors.get_mut("mixer.1.bias").unwrap().values[3] = f32::NAN;
     let error = write_back(&damaged, &NAMES).unwrap_err();

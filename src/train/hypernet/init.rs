@@ -2,7 +2,8 @@
 //!
 //! In: sizes, an [`Init`] and random numbers. Out: every expected tensor. Outside the heads all
 //! kinds are alike, PyTorch's defaults: linear maps uniform in ±1/√fan-in, embeddings standard
-//! normal, norms 1 and 0. The heads decide what the first adapters are (Text-to-LoRA, appendix E).
+//! normal, norms 1 and 0. The heads decide what the first adapters are (Text-to-LoRA, appendix E);
+//! of a gated hypernetwork, `AB_offset` does, and its heads start at zero.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +18,9 @@ use crate::base::peft::PeftAdapter;
 /// What the first adapters are.
 #[derive(Debug, Clone, Copy)]
 pub enum Init<'a> {
-    /// Bias-HyperInit, for training on a base: head weights are zero, head biases a fresh LoRA. L
-    /// starts at the base model; M and S start next to it, because A and B share one bias.
+    /// Bias-HyperInit, for training on a base: head weights are zero, head biases (if gated, the
+    /// offset of each layer) a fresh LoRA. Gated and L start at the base model; M and S start next
+    /// to it, because A and B share one bias.
     FreshLora,
     /// For training on from an adapter: heads are zero and `AB_offset` is the adapter, with its
     /// scale folded into B, so that every task and layer starts at it.
@@ -39,7 +41,8 @@ pub(super) fn initial_values(
     for (name, shape) in &shapes {
         let values = match name.split_once('.') {
             Some(("heads", rest)) => head_values(config, init, rest, shape, rng)?,
-            Some(("AB_offset", _)) => vec![0.0; shape.iter().product()],
+            Some(("AB_offset", rest)) => offset_values(config, init, rest, shape, rng),
+            Some(("gates", _)) => gate_values(config, shape.iter().product(), rng),
             _ => default_values(&shapes, name, shape, rng),
         };
         tensors.insert(name.clone(), NamedTensor { shape: shape.clone(), values });
@@ -60,6 +63,30 @@ pub(super) fn initial_values(
         }
     }
     Ok(tensors)
+}
+
+/// Values of `AB_offset.<rest>`: a gated hypernetwork has its fresh LoRA there, one for each layer.
+fn offset_values(
+    config: &HypernetConfig,
+    init: Init<'_>,
+    rest: &str,
+    shape: &[usize],
+    rng: &mut ChaCha8Rng,
+) -> Vec<f32> {
+    let count = shape.iter().product();
+    match init {
+        Init::FreshLora if config.variant == Variant::Gated && rest.starts_with("A.") => {
+            uniform(count, shape.last().copied().unwrap_or(1), rng)
+        }
+        _ => vec![0.0; count],
+    }
+}
+
+/// Gates: ±1/√features at random, so that two layers' gates are nearly orthogonal and what enters a
+/// head has about the length one.
+fn gate_values(config: &HypernetConfig, count: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let size = (config.head_in_size as f32).sqrt().recip();
+    (0..count).map(|_| if rng.random::<bool>() { size } else { -size }).collect()
 }
 
 /// Values of `heads.<rest>`.
@@ -96,7 +123,7 @@ fn fresh_lora_bias(
     let inputs = target.in_features;
     let fresh = uniform(config.rank * inputs, inputs, rng);
     let spread = match config.variant {
-        Variant::L => {
+        Variant::Gated | Variant::L => {
             return Ok(fresh.into_iter().chain(std::iter::repeat(0.0)).take(count).collect());
         }
         Variant::M => 2f32.sqrt(),
@@ -141,7 +168,7 @@ pub(in crate::train) fn uniform(count: usize, fan_in: usize, rng: &mut ChaCha8Rn
 }
 
 /// Standard normal by Box and Muller.
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f32 {
     let radius = (-2.0 * (1.0 - rng.random::<f32>()).ln()).sqrt();
     radius * (std::f32::consts::TAU * rng.random::<f32>()).cos()
 }

@@ -1,5 +1,5 @@
-//! The three variants against golden vectors made from the formulas alone, their gradients against
-//! finite differences, and what each of them starts from.
+//! The variants against golden vectors made from the formulas alone, their gradients against finite
+//! differences, and what each of them starts from.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use t2lc_runtime::base::{BaseModel, TargetModule};
 use super::{Hypernet, Init};
 use crate::base::peft::PeftAdapter;
 
-const VARIANTS: [Variant; 3] = [Variant::L, Variant::M, Variant::S];
+const VARIANTS: [Variant; 4] = [Variant::Gated, Variant::L, Variant::M, Variant::S];
 
 /// All linear maps of a small decoder layer; in some of them `out > in`.
 const DECODER: [(&str, usize, usize); 7] = [
@@ -45,7 +45,7 @@ fn config(
         rank,
         alpha: 16.0,
         use_rslora: false,
-        latent_size: 8,
+        latent_size: if variant == Variant::Gated { 5 } else { 8 },
         head_in_size: 5,
         task_embedding_size: 12,
         base: BaseModel {
@@ -61,9 +61,14 @@ fn config(
 
 #[test]
 fn golden_vectors_are_reproduced() {
-    for (name, variant) in [("L", Variant::L), ("M", Variant::M), ("S", Variant::S)] {
+    for (name, variant) in [
+        ("gated", Variant::Gated),
+        ("t2l_L", Variant::L),
+        ("t2l_M", Variant::M),
+        ("t2l_S", Variant::S),
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("fixtures/golden/hypernet/t2l_{name}.safetensors"));
+            .join(format!("fixtures/golden/hypernet/{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let mut tensors: BTreeMap<String, NamedTensor> = file
@@ -108,7 +113,7 @@ fn largest(x: &Tensor) -> f32 {
 }
 
 #[test]
-fn a_fresh_l_changes_nothing_and_a_fresh_m_or_s_repeats_one_adapter() {
+fn a_fresh_gated_or_l_changes_nothing_and_every_variant_repeats_one_adapter() {
     for variant in VARIANTS {
         let net = fresh(config(variant, 4, 3, &DECODER), Init::FreshLora);
         let tasks = Tensor::randn(0f32, 1.0, (2, 12), &Device::Cpu).unwrap();
@@ -116,10 +121,16 @@ fn a_fresh_l_changes_nothing_and_a_fresh_m_or_s_repeats_one_adapter() {
             let delta = module.b_transposed.transpose(2, 3).unwrap().matmul(&module.a).unwrap();
             let change = largest(&delta);
             assert!(change.is_finite());
-            assert_eq!(change == 0.0, variant == Variant::L, "{variant}: largest ΔW {change}");
-            let first = module.a.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap();
-            let spread = largest(&module.a.broadcast_sub(&first).unwrap());
-            assert!(spread == 0.0, "{variant}: A differs between layers or tasks by {spread}");
+            let unchanged = matches!(variant, Variant::Gated | Variant::L);
+            assert_eq!(change == 0.0, unchanged, "{variant}: largest ΔW {change}");
+            let first_task = module.a.narrow(0, 0, 1).unwrap();
+            let spread = largest(&module.a.broadcast_sub(&first_task).unwrap());
+            assert!(spread == 0.0, "{variant}: A differs between tasks by {spread}");
+            // A gated network has an offset for each layer, the others a bias for all of them.
+            let first_layer = module.a.narrow(1, 0, 1).unwrap();
+            let spread = largest(&module.a.broadcast_sub(&first_layer).unwrap());
+            let apart = variant == Variant::Gated;
+            assert_eq!(spread > 0.0, apart, "{variant}: A differs between layers by {spread}");
         }
     }
 }
@@ -162,7 +173,9 @@ fn gradients_agree_with_finite_differences_in_every_parameter() {
     const STEP: f64 = 1e-5;
     for variant in VARIANTS {
         let mut config = config(variant, 2, 2, &[("q_proj", 6, 4), ("up_proj", 4, 7)]);
-        config.latent_size = 16;
+        if variant != Variant::Gated {
+            config.latent_size = 16;
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let mut net = Hypernet::new(config, Init::Reconstruct, &mut rng, &Device::Cpu).unwrap();
         // In f64 the differences are exact enough to see any fault. Nothing stays zero or one.
