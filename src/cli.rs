@@ -284,7 +284,8 @@ pub(crate) struct ExportArgs {
     /// Directory to write
     #[arg(short, long)]
     pub(crate) output: PathBuf,
-    /// Form of the output: bundle, or text-to-lora for a checkpoint of the reference implementation
+    /// Form of the output: bundle, or text-to-lora for a checkpoint of the reference implementation,
+    /// which has no gated variant
     #[arg(long, default_value_t)]
     pub(crate) format: write_back::ExportFormat,
     /// Where the reference finds the base: a path or a hub name [default: the base's name]

@@ -36,6 +36,7 @@ use crate::taskpack::{ExampleSplit, Metric, Task, TaskPack, TaskSplit, Wording};
 pub use contestant::{
     AdapterSource, Compile, Contestant, DescriptionAdapter, ExampleAdapter, PromptForm, TaskAdapter,
 };
+pub use earlier::{Earlier, is_name};
 #[cfg(feature = "llama")]
 pub use engine::llama::LlamaEngine;
 pub use engine::{AdapterData, Engine, EngineKind, KeepGoing, candle::CandleEngine};
@@ -50,7 +51,7 @@ use report::TRAIN_TIER;
 /// What is evaluated.
 #[derive(Debug, Clone)]
 pub struct EvaluateOptions {
-    /// Fingerprint of the base, for the report.
+    /// Which base it is, for the report.
     pub base: String,
     /// Examples per task, the first ones in file order; a task may have fewer.
     pub examples: usize,
@@ -66,6 +67,8 @@ pub struct EvaluateOptions {
     pub descriptions: usize,
     /// Name of the contestant that the others are compared with.
     pub reference: String,
+    /// Scores that join the report.
+    pub earlier: Option<Earlier>,
 }
 
 /// Scores every contestant on every chosen task of a pack.
@@ -76,7 +79,7 @@ pub struct EvaluateOptions {
 /// # Errors
 /// Tasks that [`chosen_tasks`] refuses, contestants of the same name, no contestant of the
 /// reference's name, a task without examples in the split, shots together with the split that they
-/// are from, an adapter that cannot be made or does not fit the base.
+/// are from, earlier scores of something else, an adapter that cannot be made or does not fit the base.
 pub fn evaluate<E: Engine>(
     engine: &E,
     chat: &Chat,
@@ -87,6 +90,10 @@ pub fn evaluate<E: Engine>(
 ) -> Result<Evaluation> {
     check(contestants, options)?;
     let tasks = chosen_tasks(pack, &options.tasks)?;
+    let digest = pack.digest.to_string();
+    if let Some(earlier) = &options.earlier {
+        earlier.check(&digest, engine.kind(), options, &tasks)?;
+    }
     let mut scored = Vec::with_capacity(tasks.len());
     for (number, &task) in (1..).zip(&tasks) {
         let of_task = evaluate_task(engine, chat, task, contestants, options)
@@ -95,8 +102,11 @@ pub fn evaluate<E: Engine>(
         scored.push(of_task);
     }
     let names: Vec<String> = contestants.iter().map(|c| c.name.clone()).collect();
-    let digest = pack.digest.to_string();
-    Ok(Evaluation::new(digest, engine.kind(), &names, options, scored))
+    let evaluation = Evaluation::new(digest, engine.kind(), &names, options, scored);
+    Ok(match &options.earlier {
+        Some(earlier) => earlier.beside(evaluation),
+        None => evaluation,
+    })
 }
 
 /// The tasks of a pack with these ids, in their order; the held-out ones if there are no ids.
@@ -138,8 +148,10 @@ fn check(contestants: &[Contestant<'_>], options: &EvaluateOptions) -> Result<()
         }
     }
     let names: Vec<&str> = contestants.iter().map(|c| c.name.as_str()).collect();
+    let earlier = options.earlier.as_ref();
     ensure!(
-        names.contains(&options.reference.as_str()),
+        names.contains(&options.reference.as_str())
+            || earlier.is_some_and(|earlier| earlier.has(&options.reference)),
         "no contestant is called `{}`, expected one of {}",
         options.reference,
         names.join(", ")

@@ -76,9 +76,9 @@ pub struct TrainPaths {
 /// Sizes of the hypernetwork and of its adapters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct NetworkOptions {
-    /// Form of the hypernetwork: gated, or Text-to-LoRA's L (a whole adapter per call of a head), M
-    /// (one matrix) or S (one rank)
-    #[arg(long, default_value = "gated")]
+    /// Form of the hypernetwork: Text-to-LoRA's L (a whole adapter per call of a head), M (one matrix)
+    /// or S (one rank); or gated
+    #[arg(long, default_value = "L")]
     pub variant: Variant,
     /// Size and place of the adapters.
     #[command(flatten)]
@@ -88,7 +88,7 @@ pub struct NetworkOptions {
     #[arg(long, default_value_t = 256)]
     pub latent_size: usize,
     /// Input size of the hypernetwork's heads
-    #[arg(long, default_value_t = 384)]
+    #[arg(long, default_value_t = 256)]
     pub head_in_size: usize,
 }
 
@@ -224,9 +224,8 @@ impl Inputs<'_> {
             _ => None,
         };
         let init = warm_start.map_or(Init::FreshLora, Init::Offset);
-        let embeddings: Vec<&[f32]> =
-            data.training.iter().flat_map(|task| &task.conditions).map(Vec::as_slice).collect();
-        let net = self.hypernet(directory, init, data.condition_size, &embeddings)?;
+        let conditions = || data.conditions();
+        let net = self.hypernet(directory, init, data.condition_size, conditions)?;
         let base = Decoder::open(&paths.base, device)?;
         let (batch, settings, nonsense) = (&options.batch, &options.loss, nonsense.as_ref());
         let sft = Sft { base: &base, learner: &net, data: &data, nonsense, batch, settings, seed };
@@ -242,21 +241,21 @@ impl Inputs<'_> {
         let encoder = embed::DescriptionEncoder::load(&self.paths.encoder, self.device)?;
         let embeddings =
             reconstruct::embed_tasks(self.pack, library, &encoder, self.options.data.descriptions)?;
-        let texts: Vec<&[f32]> = embeddings.iter().flatten().map(Vec::as_slice).collect();
-        let net = self.hypernet(directory, Init::Reconstruct, encoder.width()?, &texts)?;
+        let conditions = || Ok(embeddings.clone());
+        let net = self.hypernet(directory, Init::Reconstruct, encoder.width()?, conditions)?;
         let seed = self.options.run.seed;
         let objective =
             Reconstruction::new(net, library, embeddings, &self.options.reconstruction, seed)?;
         directory.run(&objective, &self.options.run, stop)
     }
 
-    /// The checkpoint's network, or a fresh one.
+    /// The checkpoint's network, or a fresh one, where it asks for the tasks' conditions.
     fn hypernet(
         &self,
         directory: &RunDirectory,
         init: Init<'_>,
         task_embedding_size: usize,
-        embeddings: &[&[f32]],
+        conditions: impl FnOnce() -> Result<Vec<Vec<Vec<f32>>>>,
     ) -> Result<Hypernet> {
         if let Some(checkpoint) = directory.checkpoint() {
             return Hypernet::from_checkpoint(&Checkpoint::load(checkpoint)?, self.device);
@@ -284,7 +283,9 @@ impl Inputs<'_> {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.run.seed);
         let mut net = Hypernet::new(config, init, &mut rng, self.device)?;
-        net.spread(embeddings, &mut rng)?;
+        if net.config.variant == Variant::Gated {
+            net.spread(&conditions()?, &mut rng)?;
+        }
         Ok(net)
     }
 }

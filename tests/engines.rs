@@ -86,6 +86,7 @@ fn scores<E: Engine>(engine: &E, chat: &Chat) -> Evaluation {
         wording: Wording::Unseen,
         descriptions: 1,
         reference: "base".into(),
+        earlier: None,
     };
     evaluate(engine, chat, &pack, &mut contestants, &options, &mut |_| {}).unwrap()
 }

@@ -134,10 +134,45 @@ fn default_options() -> TrainOptions {
     let modules = modules.map(str::to_owned).to_vec();
     let adapter = AdapterOptions { modules, ..options().network.adapter };
     let network =
-        NetworkOptions { variant: Variant::Gated, adapter, head_in_size: 384, ..options().network };
+        NetworkOptions { adapter, latent_size: 256, head_in_size: 256, ..options().network };
     let loss = StepSettings { label_smoothing: 0.0, neftune_alpha: 0.0, ..options().loss };
     let run = RunOptions { steps: 2, ..run_options() };
     TrainOptions { network, loss, run, ..options() }
+}
+
+#[test]
+fn a_gated_network_is_trained_frozen_and_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    support::pack::small_pack(dir.path());
+    let pack = dir.path().join("pack");
+    let frozen = dir.path().join("gated.t2lc");
+    let paths = |run: &str, start: Option<&Path>| TrainPaths {
+        base: support::parts::base_gguf(),
+        encoder: support::parts::encoder_dir(),
+        packs: vec![pack.clone()],
+        warm_start: None,
+        start_from: start.map(Path::to_owned),
+        library: None,
+        run: dir.path().join(run),
+    };
+    let network = NetworkOptions { variant: Variant::Gated, ..options().network };
+    let options = TrainOptions { network, ..options() };
+    let first = train(&paths("first", None), &options, false, &running()).unwrap().last;
+    let done = Command::new(env!("CARGO_BIN_EXE_t2lc"))
+        .args(["export", "--quiet", "--weights", "f32", "--encoder"])
+        .args([&support::parts::encoder_dir(), Path::new("--pack"), &pack, &first])
+        .args([Path::new("--output"), &frozen])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(Bundle::open(&frozen).unwrap().manifest.hypernet.variant, "gated");
+
+    let second = train(&paths("second", Some(&frozen)), &options, false, &running()).unwrap().last;
+    let [before, after] = [first, second].map(|dir| Checkpoint::load(&dir).unwrap().tensors);
+    for (name, tensor) in &before {
+        let learned = name.starts_with("heads.") || name.starts_with("AB_offset.");
+        assert_eq!(*tensor != after[name], learned, "{name}");
+    }
 }
 
 #[test]

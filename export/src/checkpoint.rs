@@ -108,8 +108,9 @@ impl Checkpoint {
     /// Makes a checkpoint from weights, for example the trainer's.
     ///
     /// `mixer.0` and `mixer.3` are renamed to `mixer.1` and `mixer.4`. Missing `AB_offset` tensors
-    /// become zeros, and so do the heads' biases if no head has one. Mean and deviation of targets
-    /// are dropped if they are all zero, which is how the reference says that there are none.
+    /// become zeros unless gated, and so do the heads' biases if no head has one. Mean and deviation
+    /// of targets are dropped if they are all zero, which is how the reference says that there are
+    /// none.
     ///
     /// # Errors
     /// An unusable configuration; [`CheckpointError::Layout`] with all missing, unexpected and
@@ -304,7 +305,8 @@ pub(crate) fn check_layout<'a>(
         match found.remove(name.as_str()) {
             Some(got) if got == expected => {}
             Some(got) => wrong_shape.push(ShapeMismatch { name, expected, got: got.to_vec() }),
-            None if name.starts_with("AB_offset.") => {}
+            // Of a gated hypernetwork they are learned, of the others nearly always zero.
+            None if name.starts_with("AB_offset.") && config.variant != Variant::Gated => {}
             None if is_head_bias(&name) && !any_head_bias => {}
             None => missing.push(name),
         }

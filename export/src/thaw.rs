@@ -4,11 +4,11 @@
 //! bundle does, up to rounding; weights that the bundle holds in f16 or int8 come out as these say.
 //! Variants gated and L only: M and S keep just the normalized form of their output embeddings.
 //!
-//! Of the depth and type encodings of L the graph has only what the first mixer layer makes of them: for
-//! module `m` and layer `l` one vector, a sum of a part for `m`, a part for `l` and the bias. Where
-//! that sum came from does not matter to what the network computes, so encodings are set anew, as the
-//! rows of a cosine transform, which are orthogonal, and the mixer's weights follow from them by
-//! projection.
+//! Of the depth and type encodings of L the graph has only what the first mixer layer makes of them:
+//! for module `m` and layer `l` one vector, a sum of a part for `m`, a part for `l` and the bias.
+//! Where that sum came from does not matter to what the network computes, so encodings are set anew,
+//! as the rows of a cosine transform, which are orthogonal, and the mixer's weights follow from them
+//! by projection.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,8 @@ use crate::hypernet::{narrow, normalized};
 /// The hypernetwork of a bundle as a checkpoint. Its alpha is the bundle's scale times the rank.
 ///
 /// # Errors
-/// A variant other than gated and L, more layers or modules than encodings of the trunk's width can tell
-/// apart, a graph that [`crate::hypernet::build_hypernet`] did not build.
+/// A variant other than gated and L, more layers or modules than encodings of the trunk's width can
+/// tell apart, a graph that [`crate::hypernet::build_hypernet`] did not build.
 pub fn thaw(bundle: &Bundle) -> Result<Checkpoint, ExportError> {
     let Manifest { base, encoder, hypernet, .. } = &bundle.manifest;
     from_graph(bundle.file(HYPERNET)?.clone(), base, hypernet, encoder.embedding_size)
@@ -59,7 +59,9 @@ fn from_graph(
         }
         let values = match shape.as_slice() {
             // Left out where it is all zero.
-            _ if name.starts_with("AB_offset.") && !graph.0.contains_key(&name) => continue,
+            _ if name.starts_with("AB_offset.") && !graph.0.contains_key(&name) => {
+                vec![0.0; shape.iter().product()]
+            }
             _ if name.starts_with("gates.") => graph.floats(&name, &shape)?,
             [out, inner] => graph.linear(&name, *inner, *out)?,
             _ => graph.floats(&name, &shape)?,

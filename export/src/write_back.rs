@@ -71,8 +71,8 @@ pub struct WrittenBack {
 /// Writes a checkpoint in the reference's form.
 ///
 /// # Errors
-/// A checkpoint that [`Checkpoint::check`] refuses, a gated one, one that is too large, and a name of the base
-/// that is none.
+/// A checkpoint that [`Checkpoint::check`] refuses, a gated one, one that is too large, and a name
+/// of the base that is none.
 pub fn write_back(
     checkpoint: &Checkpoint,
     names: &Names<'_>,

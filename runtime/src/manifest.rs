@@ -45,7 +45,7 @@ pub struct EncoderInfo {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HypernetInfo {
-    /// `L`, `M` or `S`.
+    /// `gated`, `L`, `M` or `S`.
     pub variant: String,
     /// Weight type of the graph: `f32`, `f16` or `int8`.
     pub weights: String,

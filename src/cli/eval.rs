@@ -4,6 +4,8 @@ mod adapters;
 mod contestants;
 mod page;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -16,8 +18,8 @@ use t2lc::base::describe::describe_base;
 #[cfg(feature = "llama")]
 use t2lc::evaluate::LlamaEngine;
 use t2lc::evaluate::{
-    CandleEngine, Contestant, Engine, EngineKind, EvaluateOptions, Evaluation, chosen_tasks,
-    evaluate,
+    CandleEngine, Contestant, Earlier, Engine, EngineKind, EvaluateOptions, Evaluation,
+    chosen_tasks, evaluate, is_name,
 };
 use t2lc::taskpack::TaskPack;
 
@@ -114,8 +116,7 @@ impl FromStr for NamedPath {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, path) = text.split_once('=').ok_or("expected NAME=PATH")?;
-        // The name is the head of a column.
-        if name.is_empty() || name.contains(|c: char| c == '|' || c.is_control()) {
+        if !is_name(name) {
             return Err(format!("`{name}` is not a name"));
         }
         if path.is_empty() {
@@ -178,17 +179,18 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
     let earlier = args.earlier.as_deref().map(read_earlier).transpose()?;
     let contestants = contestants::all(args, earlier.as_ref(), &pack, &tasks, &device, quiet)?;
     let options = EvaluateOptions {
-        base: describe_base(&args.base, &[])?.fingerprint,
+        base: base_id(&args.base).map_err(|e| Failure::input("eval.base", e))?,
         examples: args.examples,
         seed: args.seed,
         split: args.split,
         tasks: args.tasks.clone(),
         wording: args.wording,
         descriptions: args.descriptions,
-        reference: reference(args, &contestants)?,
+        reference: reference(args, &contestants, earlier.as_ref())?,
+        earlier,
     };
     let mut exam = Exam { chat: Chat::open(&args.base)?, pack: &pack, contestants, options };
-    let mut evaluation = match opened {
+    let evaluation = match opened {
         Opened::Candle => {
             let decoder = Decoder::open(&args.base, &device)?;
             let ends = exam.chat.ends.clone();
@@ -200,10 +202,6 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
             exam.hold(&engine, quiet)?
         }
     };
-    if let Some(earlier) = &earlier {
-        let beside = evaluation.beside(earlier);
-        evaluation = beside.map_err(|error| Failure::input("eval.earlier", error))?;
-    }
     if args.json {
         print_json(&serde_json::to_value(&evaluation).context("scores as JSON")?)?;
     } else {
@@ -216,24 +214,47 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
 }
 
 /// The report of an earlier evaluation.
-fn read_earlier(path: &Path) -> Result<Evaluation, Failure> {
-    let read = || -> anyhow::Result<Evaluation> {
-        let size_bytes = std::fs::metadata(path)?.len();
-        ensure!(size_bytes <= MAX_REPORT_BYTES, "larger than {MAX_REPORT_BYTES} bytes");
-        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+fn read_earlier(path: &Path) -> Result<Earlier, Failure> {
+    let read = || -> anyhow::Result<Earlier> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_REPORT_BYTES + 1).read_to_end(&mut bytes)?;
+        ensure!(bytes.len() as u64 <= MAX_REPORT_BYTES, "larger than {MAX_REPORT_BYTES} bytes");
+        Earlier::from_json(&bytes)
     };
     let what = || format!("cannot read `{}` as the report of an evaluation", path.display());
     read().with_context(what).map_err(|error| Failure::input("eval.earlier", error))
 }
 
+/// Fingerprint of a base and the size of its weights, which its quantizations differ in.
+fn base_id(path: &Path) -> anyhow::Result<String> {
+    let fingerprint = describe_base(path, &[])?.fingerprint;
+    let mut size_bytes = 0;
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|extension| extension == "safetensors") {
+                size_bytes += entry.path().metadata()?.len();
+            }
+        }
+    } else {
+        size_bytes = path.metadata()?.len();
+    }
+    Ok(format!("{fingerprint}, {size_bytes} bytes"))
+}
+
 /// The contestant that the others are compared with.
-fn reference(args: &EvalArgs, contestants: &[Contestant<'_>]) -> Result<String, Failure> {
+fn reference(
+    args: &EvalArgs,
+    contestants: &[Contestant<'_>],
+    earlier: Option<&Earlier>,
+) -> Result<String, Failure> {
     let name = match &args.reference {
         Some(name) => name.as_str(),
         None if args.no_bundle => "base",
         None => "compiled",
     };
-    if contestants.iter().any(|contestant| contestant.name == name) {
+    let scored = contestants.iter().any(|contestant| contestant.name == name);
+    if scored || earlier.is_some_and(|earlier| earlier.has(name)) {
         return Ok(name.into());
     }
     let names: Vec<&str> = contestants.iter().map(|c| c.name.as_str()).collect();

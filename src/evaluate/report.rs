@@ -133,7 +133,8 @@ impl Summary<'_> {
 /// The result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Fingerprint of the base.
+    /// Fingerprint of the base, and the size of its weights: quantizations of one base share the
+    /// fingerprint.
     pub base: String,
     /// Digest of the task pack.
     pub pack: String,
@@ -250,10 +251,9 @@ pub(super) mod tests {
         }
     }
 
-    /// The evaluation of tasks that all have the same contestants.
-    pub(in crate::evaluate) fn evaluation(reference: &str, tasks: Vec<TaskScores>) -> Evaluation {
-        let names: Vec<String> = tasks[0].scores.iter().map(|score| score.name.clone()).collect();
-        let options = EvaluateOptions {
+    /// Options of an evaluation whose tasks have as many examples as those of [`task`].
+    pub(in crate::evaluate) fn options(reference: &str) -> EvaluateOptions {
+        EvaluateOptions {
             base: "sha256:base".into(),
             examples: 50,
             seed: 1,
@@ -262,8 +262,15 @@ pub(super) mod tests {
             wording: Wording::Unseen,
             descriptions: 1,
             reference: reference.into(),
-        };
-        Evaluation::new("sha256:00".into(), EngineKind::Candle, &names, &options, tasks)
+            earlier: None,
+        }
+    }
+
+    /// The evaluation of tasks that all have the same contestants.
+    pub(in crate::evaluate) fn evaluation(reference: &str, tasks: Vec<TaskScores>) -> Evaluation {
+        let names: Vec<String> = tasks[0].scores.iter().map(|score| score.name.clone()).collect();
+        let pack = "sha256:00".to_owned();
+        Evaluation::new(pack, EngineKind::Candle, &names, &options(reference), tasks)
     }
 
     #[test]

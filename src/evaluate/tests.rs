@@ -51,6 +51,7 @@ fn options(reference: &str) -> EvaluateOptions {
         wording: Wording::Unseen,
         descriptions: 1,
         reference: reference.into(),
+        earlier: None,
     }
 }
 

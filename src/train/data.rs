@@ -108,6 +108,21 @@ impl TrainingData {
         Ok(Self { training, epoch, validation, encoder, condition_size })
     }
 
+    /// What conditions are like, by task: its descriptions or, where each example has a condition of
+    /// its own, that of its first one.
+    ///
+    /// # Errors
+    /// An input that the encoder cannot read.
+    pub fn conditions(&self) -> Result<Vec<Vec<Vec<f32>>>> {
+        let of_task = |task: &TaskData| match (&self.encoder, task.examples.first()) {
+            (Some(encoder), Some(first)) if task.conditions.is_empty() => {
+                Ok(vec![encoder.embed(&first.input)?])
+            }
+            _ => Ok(task.conditions.clone()),
+        };
+        self.training.iter().map(of_task).collect()
+    }
+
     /// A single task, for an adapter of its own; validation is on its own validation examples.
     ///
     /// # Errors

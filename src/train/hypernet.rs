@@ -8,13 +8,12 @@
 //! An adapter is what the heads give, times the targets' deviation plus their mean where the
 //! hypernetwork learned to reconstruct z-scores, plus `AB_offset`.
 //!
-//! The gated one is `H_m (g_{l,m} ⊙ z) + AB_offset_{l,m}` for layer `l` of module `m`, where `z` is a
-//! fixed projection of the embedding ([`spread`]) and the gates `g` are fixed random signs; heads `H`
-//! and offsets are learned. Offsets are the adapter that all tasks have in common; what is a task's
-//! own is linear in its embedding. Gates of different layers are nearly orthogonal, and so are `z` of
-//! different tasks, so a step for one task hardly moves the others. A trunk does not have that: half
-//! of what it gives its heads is the same for all tasks from the start, and training leaves about ten
-//! directions for a thousand tasks.
+//! The gated one is `H_m (g_{l,m} ⊙ z) + AB_offset_{l,m}` for layer `l` of module `m`, where `z` is
+//! a fixed projection of the embedding ([`spread`]) and the gates `g` are fixed, ±1/√features at
+//! random; heads `H` and offsets are learned. Offsets are the adapter that all tasks have in common;
+//! what is a task's own is linear in its embedding. Gates of different layers are nearly orthogonal,
+//! and so are `z` of different tasks, so a step for one task hardly moves the others. A trunk does
+//! not have that: much of what it gives its heads is the same for all tasks.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +34,7 @@ mod target_adapter;
 pub use init::Init;
 pub use target_adapter::TargetAdapter;
 
-/// Probability that training drops a trunk activation.
+/// Probability that training drops an activation of the trunk, or of the projection if gated.
 const DROPOUT: f32 = 0.05;
 
 /// Prefix of the adapter that is added to every generated one.
@@ -57,8 +56,8 @@ pub struct GeneratedModule {
 pub struct Hypernet {
     /// Sizes and the base it is for.
     pub config: HypernetConfig,
-    /// Parameters by checkpoint name. The targets' mean and deviation are held but not trained, nor
-    /// are `AB_offset.*` or, if gated, the task encoder and the gates.
+    /// Parameters by checkpoint name. The targets' mean and deviation are held but not trained, nor is
+    /// `AB_offset.*` or, if gated, the task encoder and the gates instead.
     pub parameters: BTreeMap<String, Var>,
 }
 
@@ -120,16 +119,18 @@ impl Hypernet {
             .filter(|(name, _)| !fixed.iter().any(|prefix| name.starts_with(prefix)))
     }
 
-    /// Sets the task encoder of a gated hypernetwork for what `embeddings` of training descriptions
-    /// are like; others learn theirs.
+    /// Sets the task encoder of a gated hypernetwork for what the embeddings of the training
+    /// descriptions of each task are like. Where there are not two tasks to tell apart it stays at
+    /// random; other variants learn theirs.
     ///
     /// # Errors
-    /// Fewer than two embeddings, or all the same.
-    pub fn spread(&mut self, embeddings: &[&[f32]], rng: &mut ChaCha8Rng) -> Result<()> {
+    /// Embeddings of a wrong width.
+    pub fn spread(&mut self, tasks: &[Vec<Vec<f32>>], rng: &mut ChaCha8Rng) -> Result<()> {
         if self.config.variant != Variant::Gated {
             return Ok(());
         }
-        let (weight, bias) = spread::task_encoder(embeddings, self.config.head_in_size, rng)?;
+        let width = self.config.head_in_size;
+        let Some((weight, bias)) = spread::task_encoder(tasks, width, rng)? else { return Ok(()) };
         for (name, value) in [("task_encoder.weight", weight), ("task_encoder.bias", bias)] {
             let var = self.parameters.get(name);
             let var = var.with_context(|| format!("the hypernetwork has no `{name}`"))?;
@@ -177,7 +178,7 @@ impl Hypernet {
                 return Ok(None);
             };
             let trained = prefix == OFFSET_PREFIX && self.config.variant == Variant::Gated;
-            // Not trained, so no gradient is computed for it.
+            // What is not trained needs no gradient.
             let tensor = if trained { var.as_tensor().clone() } else { var.as_detached_tensor() };
             let transposed = matrix == "B";
             Ok(Some(if transposed { tensor.transpose(1, 2)?.contiguous()? } else { tensor }))
@@ -234,7 +235,7 @@ impl Forward<'_> {
             let trunk = self.residual("mlp1", &trunk)?;
             let (inputs, outputs) = (module.in_features, module.out_features);
             let (a, b) = match variant {
-                Variant::Gated | Variant::L => {
+                Variant::L | Variant::Gated => {
                     let trunk = self.residual("mlp2", &trunk)?;
                     let both = self.head(&module.name, &trunk)?;
                     (

@@ -138,7 +138,8 @@ impl Reconstruction {
                 let zero = !offset || var.abs()?.max_all()?.to_scalar::<f32>()? == 0.0;
                 ensure!(
                     zero,
-                    "z-scores cannot be learned next to an adapter: `{name}` is not zero"
+                    "z-scores cannot be learned next to an adapter, as a warm start or training on \
+                     answers leaves it: `{name}` is not zero"
                 );
             }
             net.parameters.extend(targets.statistics()?);

@@ -152,9 +152,6 @@ impl HypernetConfig {
     /// in module order. Sizes saturate where a configuration that [`HypernetConfig::validate`]
     /// refuses would overflow.
     pub fn expected_tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.latent_size;
-        let wide = width.saturating_mul(4);
-        let (task, quarter) = (width / 2, width / 4);
         let layers = self.base.layers;
         let mut list = TensorList(Vec::new());
         for module in &self.base.modules {
@@ -163,19 +160,39 @@ impl HypernetConfig {
             list.add(format!("AB_offset.B.{name}"), &[layers, module.out_features, self.rank]);
         }
         if self.variant == Variant::Gated {
-            let features = self.head_in_size;
-            list.linear("task_encoder", self.task_embedding_size, features);
+            list.linear("task_encoder", self.task_embedding_size, self.head_in_size);
             for module in &self.base.modules {
-                list.add(format!("gates.{}", module.name), &[layers, features]);
-                let both = module.in_features.saturating_add(module.out_features);
-                let rows = self.rank.saturating_mul(both);
-                list.add(format!("heads.{}.weight", module.name), &[rows, features]);
+                list.add(format!("gates.{}", module.name), &[layers, self.head_in_size]);
             }
-            return list.0;
+        } else {
+            self.add_trunk(&mut list);
         }
+        for module in &self.base.modules {
+            let (inputs, outputs) = (module.in_features, module.out_features);
+            let rows = match self.variant {
+                Variant::Gated | Variant::L => {
+                    self.rank.saturating_mul(inputs.saturating_add(outputs))
+                }
+                Variant::M => self.rank.saturating_mul(inputs.max(outputs)),
+                Variant::S => inputs.max(outputs),
+            };
+            let head = format!("heads.{}", module.name);
+            list.add(format!("{head}.weight"), &[rows, self.head_in_size]);
+            if self.variant != Variant::Gated {
+                list.add(format!("{head}.bias"), &[rows]);
+            }
+        }
+        list.0
+    }
+
+    /// What variants L, M and S have between the task embedding and the heads.
+    fn add_trunk(&self, list: &mut TensorList) {
+        let width = self.latent_size;
+        let wide = width.saturating_mul(4);
+        let (task, quarter) = (width / 2, width / 4);
         list.linear("task_encoder.mlp.0", self.task_embedding_size, task);
         list.norm("task_encoder.mlp.1", task);
-        list.add("layer_depth_encoder.0.weight", &[layers, quarter]);
+        list.add("layer_depth_encoder.0.weight", &[self.base.layers, quarter]);
         list.norm("layer_depth_encoder.1", quarter);
         list.add("layer_type_encoder.0.weight", &[self.base.modules.len(), quarter]);
         list.norm("layer_type_encoder.1", quarter);
@@ -200,18 +217,6 @@ impl HypernetConfig {
             }
             list.norm("out_emb_norm", width);
         }
-        for module in &self.base.modules {
-            let (inputs, outputs) = (module.in_features, module.out_features);
-            let rows = match self.variant {
-                Variant::Gated | Variant::L => {
-                    self.rank.saturating_mul(inputs.saturating_add(outputs))
-                }
-                Variant::M => self.rank.saturating_mul(inputs.max(outputs)),
-                Variant::S => inputs.max(outputs),
-            };
-            list.linear(&format!("heads.{}", module.name), self.head_in_size, rows);
-        }
-        list.0
     }
 
     /// Names and shapes of the tensors that a hypernetwork has if it generates z-scores: mean and

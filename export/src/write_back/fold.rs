@@ -92,11 +92,11 @@ impl Places<'_> {
             Matrix::B => (place % rank, place / rank % outputs),
         };
         let (start, row_length) = match (variant, matrix) {
-            (Variant::Gated | Variant::L, Matrix::A) => (0, inputs),
-            (Variant::Gated | Variant::L, Matrix::B) => (rank * inputs, outputs),
             (Variant::M, _) => (0, inputs.max(outputs)),
             // One row for every rank.
             (Variant::S, _) => (0, 0),
+            (_, Matrix::A) => (0, inputs),
+            (_, Matrix::B) => (rank * inputs, outputs),
         };
         start + row * row_length + column
     }

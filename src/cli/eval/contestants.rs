@@ -11,7 +11,7 @@ use std::rc::Rc;
 use anyhow::Context;
 use candle_core::Device;
 use t2lc::base::describe::describe_base;
-use t2lc::evaluate::{AdapterData, Compile, Contestant, Evaluation, PromptForm};
+use t2lc::evaluate::{AdapterData, Compile, Contestant, Earlier, PromptForm};
 use t2lc::taskpack::{Task, TaskPack, TaskSplit};
 use t2lc::train::arrow::Arrow;
 use t2lc::train::library::Library;
@@ -27,7 +27,7 @@ use crate::cli::compile::open_bundle;
 /// Every contestant that the options ask for.
 pub(super) fn all(
     args: &EvalArgs,
-    earlier: Option<&Evaluation>,
+    earlier: Option<&Earlier>,
     pack: &TaskPack,
     tasks: &[&Task],
     device: &Device,

@@ -3,7 +3,7 @@
 //! In: sizes, an [`Init`] and random numbers. Out: every expected tensor. Outside the heads all
 //! kinds are alike, PyTorch's defaults: linear maps uniform in ±1/√fan-in, embeddings standard
 //! normal, norms 1 and 0. The heads decide what the first adapters are (Text-to-LoRA, appendix E);
-//! of a gated hypernetwork, `AB_offset` does, and its heads start at zero.
+//! of a gated hypernetwork, which has no biases, `AB_offset` does.
 
 use std::collections::BTreeMap;
 

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, NamedTensor, Variant};
 use t2lc_runtime::base::{BaseModel, TargetModule};
 
-use super::{Hypernet, Init};
+use super::{Hypernet, Init, stack_embeddings};
 use crate::base::peft::PeftAdapter;
 
 const VARIANTS: [Variant; 4] = [Variant::Gated, Variant::L, Variant::M, Variant::S];
@@ -310,6 +310,47 @@ fn deviation_mean_and_offset_are_applied_to_what_the_heads_give() {
             let want = head * deviation[index] + mean[index] + offset[index];
             assert!((got - want).abs() < 1e-5, "{matrix}[{index}]: {got}, expected {want}");
         }
+    }
+}
+
+#[test]
+fn a_gated_network_learns_heads_and_offsets_alone() {
+    let net = fresh(config(Variant::Gated, 2, 3, &[("v_proj", 16, 8)]), Init::FreshLora);
+    let learned: Vec<&str> = net.trainable().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(learned, ["AB_offset.A.v_proj", "AB_offset.B.v_proj", "heads.v_proj.weight"]);
+    let gates = flat(&net.parameters["gates.v_proj"]);
+    assert!(gates.iter().all(|gate| (gate.abs() - 0.2_f32.sqrt()).abs() < 1e-6), "{gates:?}");
+    assert!(gates.iter().any(|gate| *gate < 0.0) && gates.iter().any(|gate| *gate > 0.0));
+}
+
+#[test]
+fn a_gated_network_spreads_the_descriptions_it_is_shown() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let mut text = || (0..12).map(|_| rng.random_range(0.5_f32..1.5)).collect::<Vec<f32>>();
+    let tasks: Vec<Vec<Vec<f32>>> = (0..40).map(|_| vec![text(), text()]).collect();
+    for variant in VARIANTS {
+        let mut net = fresh(config(variant, 2, 3, &[("v_proj", 16, 8)]), Init::FreshLora);
+        let before: Vec<Vec<f32>> = net.parameters.values().map(|var| flat(var)).collect();
+        net.spread(&tasks, &mut ChaCha8Rng::seed_from_u64(7)).unwrap();
+        let changed: Vec<&str> = net
+            .parameters
+            .iter()
+            .zip(&before)
+            .filter_map(|((name, var), before)| (flat(var) != *before).then_some(name.as_str()))
+            .collect();
+        if variant != Variant::Gated {
+            assert!(changed.is_empty(), "{variant}: {changed:?}");
+            continue;
+        }
+        assert_eq!(changed, ["task_encoder.bias", "task_encoder.weight"]);
+        let rows: Vec<&[f32]> = tasks.iter().flatten().map(Vec::as_slice).collect();
+        let texts = stack_embeddings(&rows, &Device::Cpu).unwrap();
+        let weight = net.parameters["task_encoder.weight"].as_tensor();
+        let projected = texts.matmul(&weight.t().unwrap()).unwrap();
+        let projected = projected.broadcast_add(&net.parameters["task_encoder.bias"]).unwrap();
+        assert!(largest(&projected.mean(0).unwrap()) < 1e-4);
+        let square = flat(&projected).iter().map(|z| z * z).sum::<f32>() / (80.0 * 5.0);
+        assert!((0.5..1.1).contains(&square), "mean square {square}");
     }
 }
 

@@ -34,7 +34,7 @@ fn config(variant: Variant) -> HypernetConfig {
         rank: 2,
         alpha: 16.0,
         use_rslora: false,
-        latent_size: 16,
+        latent_size: if variant == Variant::Gated { 32 } else { 16 },
         head_in_size: 32,
         task_embedding_size: WIDTH,
         base: BaseModel {
@@ -105,6 +105,7 @@ fn train(objective: &Reconstruction) {
 #[test]
 fn a_tiny_network_learns_its_library() {
     for (variant, space) in [
+        (Variant::Gated, ReconstructionSpace::ZScores),
         (Variant::L, ReconstructionSpace::ZScores),
         (Variant::M, ReconstructionSpace::ZScores),
         (Variant::L, ReconstructionSpace::Factors),
