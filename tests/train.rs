@@ -159,7 +159,7 @@ fn a_gated_network_is_trained_frozen_and_trained_on() {
     let options = TrainOptions { network, ..options() };
     let first = train(&paths("first", None), &options, false, &running()).unwrap().last;
     let done = Command::new(env!("CARGO_BIN_EXE_t2lc"))
-        .args(["export", "--quiet", "--weights", "f32", "--encoder"])
+        .args(["export", "--quiet", "--encoder"])
         .args([&support::parts::encoder_dir(), Path::new("--pack"), &pack, &first])
         .args([Path::new("--output"), &frozen])
         .output()

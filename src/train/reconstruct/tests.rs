@@ -88,7 +88,9 @@ fn options(space: ReconstructionSpace) -> ReconstructionOptions {
 
 fn objective(variant: Variant, tasks: usize, options: &ReconstructionOptions) -> Reconstruction {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let net = Hypernet::new(config(variant), Init::Reconstruct, &mut rng, &Device::Cpu).unwrap();
+    let init = Init::Reconstruct;
+    let mut net = Hypernet::new(config(variant), init, &mut rng, &Device::Cpu).unwrap();
+    net.spread(&embeddings(tasks), &mut rng).unwrap();
     Reconstruction::new(net, &library(tasks), embeddings(tasks), options, 7).unwrap()
 }
 
