@@ -9,11 +9,11 @@
 //! hypernetwork learned to reconstruct z-scores, plus `AB_offset`.
 //!
 //! The gated one is `H_m (g_{l,m} ⊙ z) + AB_offset_{l,m}` for layer `l` of module `m`, where `z` is
-//! a fixed projection of the embedding ([`spread`]) and the gates `g` are fixed, ±1/√features at
-//! random; heads `H` and offsets are learned. Offsets are the adapter that all tasks have in common;
-//! what is a task's own is linear in its embedding. Gates of different layers are nearly orthogonal,
-//! and so are `z` of different tasks, so a step for one task hardly moves the others. A trunk does
-//! not have that: much of what it gives its heads is the same for all tasks.
+//! a fixed projection of the embedding (`hypernet/spread.rs`) and the gates `g` are fixed as well,
+//! ±1/√features at random; heads `H` and offsets are learned. Offsets are the adapter that all tasks
+//! have in common; what is a task's own is linear in its embedding. Gates of different layers are
+//! nearly orthogonal, and so are `z` of different tasks, so a step for one task hardly moves the
+//! others. A trunk does not have that: much of what it gives its heads is the same for all tasks.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +56,8 @@ pub struct GeneratedModule {
 pub struct Hypernet {
     /// Sizes and the base it is for.
     pub config: HypernetConfig,
-    /// Parameters by checkpoint name. The targets' mean and deviation are held but not trained, nor is
-    /// `AB_offset.*` or, if gated, the task encoder and the gates instead.
+    /// Parameters by checkpoint name. The targets' mean and deviation are held but not trained, nor
+    /// is `AB_offset.*` or, if gated, the task encoder and the gates instead.
     pub parameters: BTreeMap<String, Var>,
 }
 
