@@ -12,8 +12,8 @@
 //! a fixed projection of the embedding (`hypernet/spread.rs`) and the gates `g` are fixed as well,
 //! ±1/√features at random; heads `H` and offsets are learned. Offsets are the adapter that all tasks
 //! have in common; what is a task's own is linear in its embedding. Gates of different layers are
-//! nearly orthogonal, and so are `z` of different tasks, so a step for one task hardly moves the
-//! others. A trunk does not have that: much of what it gives its heads is the same for all tasks.
+//! nearly orthogonal, and so are `z` of different tasks, which is meant to keep a step for one task
+//! from moving the others.
 
 use std::collections::BTreeMap;
 

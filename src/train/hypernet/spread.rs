@@ -7,9 +7,8 @@
 //!
 //! `T (T + W)^(-1) (e − μ)` is where a task of this wording is expected to be: directions in which
 //! wordings differ more than tasks are left out. `T^(-1/4)` replaces the deviation between tasks by
-//! its root, in each direction, as a few directions have most of it. After that, unseen wordings of a
-//! task stay alike and different tasks are nearly orthogonal, so that what one task's step changes
-//! leaves the others alone.
+//! its root, in each direction, as a few directions have most of it. Wordings of a task are to stay
+//! alike, and different tasks to become nearly orthogonal.
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
