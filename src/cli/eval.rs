@@ -189,6 +189,10 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
         reference: reference(args, &contestants, earlier.as_ref())?,
         earlier,
     };
+    if let Some(earlier) = &options.earlier {
+        let checked = earlier.check(&pack.digest.to_string(), args.engine, &options, &tasks);
+        checked.map_err(|error| Failure::input("eval.earlier", error))?;
+    }
     let mut exam = Exam { chat: Chat::open(&args.base)?, pack: &pack, contestants, options };
     let evaluation = match opened {
         Opened::Candle => {

@@ -66,7 +66,7 @@ impl Earlier {
     /// # Errors
     /// Another base, engine or pack; other descriptions or random texts; a task that the report
     /// lacks or has other examples of.
-    pub(super) fn check(
+    pub fn check(
         &self,
         pack: &str,
         engine: EngineKind,
