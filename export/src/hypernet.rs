@@ -7,13 +7,12 @@
 //!
 //! All layers of all modules go through the trunk together: row `m · layers + l` belongs to layer
 //! `l` of module `m`. A gated hypernetwork has no trunk: its heads take the projected embedding times
-//! the gates of each layer. What does not depend on the input is computed here, in f64, and stored as
-//! constants: the depth and type encodings' part of the first mixer layer, the normalized output
-//! embeddings (variants M and S) and the rank vectors (variant S). An `AB_offset` that is all zero
-//! is left out; mean and deviation of targets are applied where the checkpoint has them. The task
-//! encoder stays f32, the other linear weights have the type asked for.
-
-use t2lc_runtime::base::TargetModule;
+//! the gates of each layer and give B, while A is a constant. What does not depend on the input is
+//! computed here, in f64, and stored as constants: the depth and type encodings' part of the first
+//! mixer layer, the normalized output embeddings (variants M and S) and the rank vectors (variant
+//! S). An `AB_offset` that is all zero is left out, but for the A of a gated one; mean and deviation
+//! of targets are applied where the checkpoint has them. The task encoder stays f32, the other linear
+//! weights have the type asked for.
 
 use crate::check::{MAX_MODEL_BYTES, check_model};
 use crate::checkpoint::{Checkpoint, DEVIATION_EPSILON, DEVIATION_PREFIX, MEAN_PREFIX, Variant};
@@ -84,19 +83,26 @@ impl<'a> Hypernet<'a> {
         self.residual(x, "mlp1.mlp")
     }
 
-    /// Gated: what enters a head is the projected embedding, times the gates of a layer.
+    /// Gated: what enters a head is the projected embedding, times the gates of a layer. It gives the
+    /// transpose of B row-major; A is the same for every task.
     fn gated_heads(&mut self, task: Value) -> Result<Vec<(String, Value)>, ExportError> {
         let config = &self.checkpoint.config;
         let projected = self.linear(task, "task_encoder", WeightType::F32)?;
         let projected = self.graph.unsqueeze(projected, 1)?;
+        let zero = self.graph.scalar(0.0)?;
+        let zeros = self.graph.mul(projected, zero)?;
+        let zeros = self.graph.slice(zeros, 2, 0, 1)?;
+        // [batch, 1, 1, 1]
+        let zeros = self.graph.unsqueeze(zeros, 3)?;
         let mut outputs = Vec::new();
         for module in &config.base.modules {
             let name = format!("gates.{}", module.name);
             let shape = [1, config.base.layers, config.head_in_size];
             let gates = self.graph.initializer_f32(&name, &shape, self.values(&name)?)?;
             let rows = self.graph.mul(projected, gates)?;
-            let y = self.product(rows, &format!("heads.{}", module.name), self.weights)?;
-            self.split(&mut outputs, module, y)?;
+            let b = self.product(rows, &format!("heads.{}", module.name), self.weights)?;
+            let b = self.matrices(b, module.out_features)?;
+            self.emit(&mut outputs, &module.name, zeros, b)?;
         }
         Ok(outputs)
     }
@@ -112,26 +118,15 @@ impl<'a> Hypernet<'a> {
         for (index, module) in config.base.modules.iter().enumerate() {
             let rows = self.graph.slice(x, 1, index * layers, (index + 1) * layers)?;
             let y = self.linear(rows, &format!("heads.{}", module.name), self.weights)?;
-            self.split(&mut outputs, module, y)?;
+            let middle = config.rank * module.in_features;
+            let a = self.graph.slice(y, 2, 0, middle)?;
+            let a = self.matrices(a, module.in_features)?;
+            let end = middle + config.rank * module.out_features;
+            let b = self.graph.slice(y, 2, middle, end)?;
+            let b = self.matrices(b, module.out_features)?;
+            self.emit(&mut outputs, &module.name, a, b)?;
         }
         Ok(outputs)
-    }
-
-    /// Both matrices of a module from what one head call gives.
-    fn split(
-        &mut self,
-        outputs: &mut Vec<(String, Value)>,
-        module: &TargetModule,
-        y: Value,
-    ) -> Result<(), ExportError> {
-        let rank = self.checkpoint.config.rank;
-        let middle = rank * module.in_features;
-        let a = self.graph.slice(y, 2, 0, middle)?;
-        let a = self.matrices(a, module.in_features)?;
-        let end = middle + rank * module.out_features;
-        let b = self.graph.slice(y, 2, middle, end)?;
-        let b = self.matrices(b, module.out_features)?;
-        self.emit(outputs, &module.name, a, b)
     }
 
     /// Variants M and S: the head is applied to an A row and a B row of each layer (and rank), and
@@ -224,7 +219,8 @@ impl<'a> Hypernet<'a> {
 
     fn offset(&mut self, x: Value, name: &str) -> Result<Value, ExportError> {
         let tensor = self.checkpoint.tensor(name)?;
-        if tensor.values.iter().all(|value| *value == 0.0) {
+        let whole = self.checkpoint.config.variant == Variant::Gated && name.contains(".A.");
+        if !whole && tensor.values.iter().all(|value| *value == 0.0) {
             return Ok(x);
         }
         let mut shape = vec![1];

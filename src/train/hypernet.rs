@@ -8,12 +8,13 @@
 //! An adapter is what the heads give, times the targets' deviation plus their mean where the
 //! hypernetwork learned to reconstruct z-scores, plus `AB_offset`.
 //!
-//! The gated one is `H_m (g_{l,m} ⊙ z) + AB_offset_{l,m}` for layer `l` of module `m`, where `z` is
-//! a fixed projection of the embedding (`hypernet/spread.rs`) and the gates `g` are fixed as well,
-//! ±1/√features at random; heads `H` and offsets are learned. Offsets are the adapter that all tasks
-//! have in common; what is a task's own is linear in its embedding. Gates of different layers are
-//! nearly orthogonal, and so are `z` of different tasks, which is meant to keep a step for one task
-//! from moving the others.
+//! The gated one is not of that paper. For layer `l` of module `m`, A is `AB_offset.A_{l,m}`, the same
+//! for all tasks, and Bᵀ is `H_m (g_{l,m} ⊙ z) + AB_offset.Bᵀ_{l,m}`, where `z` is a fixed projection of
+//! the embedding (`hypernet/spread.rs`) and the gates `g` are fixed as well, ±1/√features at random;
+//! heads `H` and offsets are learned. So ΔW is linear in the embedding, and half-way between two
+//! tasks it is the mean of theirs: with an A for each task there would be products of the A of one
+//! and the B of another, which mean nothing. Gates of different layers are nearly orthogonal, and so
+//! are `z` of different tasks, which is meant to keep a step for one task from moving the others.
 
 use std::collections::BTreeMap;
 
@@ -234,35 +235,28 @@ impl Forward<'_> {
             let trunk = self.mixer(&trunk)?;
             let trunk = self.residual("mlp1", &trunk)?;
             let (inputs, outputs) = (module.in_features, module.out_features);
-            let (a, b) = match variant {
-                Variant::L | Variant::Gated => {
-                    let trunk = self.residual("mlp2", &trunk)?;
-                    let both = self.head(&module.name, &trunk)?;
-                    (
-                        both.narrow(2, 0, rank * inputs)?,
-                        both.narrow(2, rank * inputs, rank * outputs)?,
-                    )
-                }
-                Variant::M | Variant::S => {
-                    let widest = inputs.max(outputs);
-                    let mut matrix = |which: &str, width: usize| -> Result<Tensor> {
-                        let output = self.get(&format!("out_emb.{}.{which}", module.name))?;
-                        let output = self.layer_norm("out_emb_norm", output)?;
-                        let trunk = self.residual("mlp2", &trunk.broadcast_add(&output)?)?;
-                        let rows = if variant == Variant::M {
-                            self.head(&module.name, &trunk)?
-                        } else {
-                            let ranks =
-                                self.layer_norm("pos_emb.1", self.get("pos_emb.0.weight")?)?;
-                            let ranks = self.residual("mlp2", &ranks)?;
-                            let per_rank = trunk.unsqueeze(2)?.broadcast_add(&ranks)?;
-                            self.head(&module.name, &per_rank)?
-                        };
-                        let rows = rows.reshape((count, layers, rank, widest))?;
-                        Ok(rows.narrow(3, 0, width)?)
+            let (a, b) = if variant == Variant::L {
+                let trunk = self.residual("mlp2", &trunk)?;
+                let both = self.head(&module.name, &trunk)?;
+                (both.narrow(2, 0, rank * inputs)?, both.narrow(2, rank * inputs, rank * outputs)?)
+            } else {
+                let widest = inputs.max(outputs);
+                let mut matrix = |which: &str, width: usize| -> Result<Tensor> {
+                    let output = self.get(&format!("out_emb.{}.{which}", module.name))?;
+                    let output = self.layer_norm("out_emb_norm", output)?;
+                    let trunk = self.residual("mlp2", &trunk.broadcast_add(&output)?)?;
+                    let rows = if variant == Variant::M {
+                        self.head(&module.name, &trunk)?
+                    } else {
+                        let ranks = self.layer_norm("pos_emb.1", self.get("pos_emb.0.weight")?)?;
+                        let ranks = self.residual("mlp2", &ranks)?;
+                        let per_rank = trunk.unsqueeze(2)?.broadcast_add(&ranks)?;
+                        self.head(&module.name, &per_rank)?
                     };
-                    (matrix("A", inputs)?, matrix("B", outputs)?)
-                }
+                    let rows = rows.reshape((count, layers, rank, widest))?;
+                    Ok(rows.narrow(3, 0, width)?)
+                };
+                (matrix("A", inputs)?, matrix("B", outputs)?)
             };
             generated.push(GeneratedModule {
                 name: module.name.clone(),
@@ -273,7 +267,8 @@ impl Forward<'_> {
         Ok(generated)
     }
 
-    /// Heads of a projection of the task embedding, times the gates of each layer and module.
+    /// Heads of a projection of the task embedding, times the gates of each layer and module: Bᵀ. A is
+    /// the offset alone, here one zero for each task.
     fn gated(mut self, tasks: &Tensor) -> Result<Vec<GeneratedModule>> {
         let (rank, layers) = (self.net.config.rank, self.net.config.base.layers);
         let count = tasks.dim(0)?;
@@ -282,13 +277,9 @@ impl Forward<'_> {
         let of_module = |module: &TargetModule| -> Result<GeneratedModule> {
             let gates = self.get(&format!("gates.{}", module.name))?.unsqueeze(0)?;
             let features = projected.broadcast_mul(&gates)?;
-            let both = self.linear(&format!("heads.{}", module.name), &features)?;
-            let (inputs, outputs) = (module.in_features, module.out_features);
-            let matrix = |from: usize, width: usize| -> Result<Tensor> {
-                let part = both.narrow(2, from, rank * width)?.contiguous()?;
-                Ok(part.reshape((count, layers, rank, width))?)
-            };
-            let (a, b_transposed) = (matrix(0, inputs)?, matrix(rank * inputs, outputs)?);
+            let b = self.linear(&format!("heads.{}", module.name), &features)?;
+            let b_transposed = b.reshape((count, layers, rank, module.out_features))?;
+            let a = Tensor::zeros((count, 1, 1, 1), b.dtype(), b.device())?;
             Ok(GeneratedModule { name: module.name.clone(), a, b_transposed })
         };
         self.net.config.base.modules.iter().map(of_module).collect()

@@ -15,6 +15,7 @@ use rand::SeedableRng;
 use rand::seq::{SliceRandom, index};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use t2lc_export::checkpoint::Variant;
 use t2lc_runtime::describe::Description;
 
 mod delta_w;
@@ -108,7 +109,7 @@ impl Reconstruction {
     ///
     /// # Errors
     /// An empty library; an adapter that does not fit `net`; a task without descriptions, or with
-    /// an embedding of the wrong width; z-scores for a hypernetwork with an `AB_offset`.
+    /// an embedding of the wrong width; z-scores for a hypernetwork with an `AB_offset`; a gated one.
     pub fn new(
         mut net: Hypernet,
         library: &Library,
@@ -118,6 +119,10 @@ impl Reconstruction {
     ) -> Result<Self> {
         let (adapters, width) = (&library.adapters, net.config.task_embedding_size);
         ensure!(!adapters.is_empty(), "the library has no adapter");
+        ensure!(
+            net.config.variant != Variant::Gated,
+            "a gated hypernetwork has one lora_a for all tasks and cannot repeat those of a library"
+        );
         ensure!(options.descriptions_per_task > 0, "a step needs a description of each task");
         ensure!(
             embeddings.len() == adapters.len(),

@@ -30,8 +30,9 @@ const MAX_ELEMENTS: usize = 1 << 30;
 /// How the heads produce the matrices: as in the paper, section 3, or gated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Variant {
-    /// One head call gives A and B with all ranks. What enters it is linear in the task embedding:
-    /// a projection of it times a gate for each layer and module. There is no trunk.
+    /// One head call gives B with all ranks. What enters it is linear in the task embedding: a
+    /// projection of it times a gate for each layer and module. There is no trunk, and A is learned,
+    /// one for each layer and module: all tasks share it.
     #[serde(rename = "gated")]
     Gated,
     /// One head call gives A and B with all ranks.
@@ -170,9 +171,8 @@ impl HypernetConfig {
         for module in &self.base.modules {
             let (inputs, outputs) = (module.in_features, module.out_features);
             let rows = match self.variant {
-                Variant::Gated | Variant::L => {
-                    self.rank.saturating_mul(inputs.saturating_add(outputs))
-                }
+                Variant::Gated => self.rank.saturating_mul(outputs),
+                Variant::L => self.rank.saturating_mul(inputs.saturating_add(outputs)),
                 Variant::M => self.rank.saturating_mul(inputs.max(outputs)),
                 Variant::S => inputs.max(outputs),
             };
@@ -220,10 +220,14 @@ impl HypernetConfig {
     }
 
     /// Names and shapes of the tensors that a hypernetwork has if it generates z-scores: mean and
-    /// deviation of its targets, per entry. All or none of them are in a checkpoint.
+    /// deviation of its targets, per entry. All or none of them are in a checkpoint; a gated one,
+    /// which has one A for all tasks, generates no z-scores.
     pub fn statistic_tensors(&self) -> Vec<(String, Vec<usize>)> {
         let layers = self.base.layers;
         let mut list = TensorList(Vec::new());
+        if self.variant == Variant::Gated {
+            return list.0;
+        }
         for module in &self.base.modules {
             for prefix in [MEAN_PREFIX, DEVIATION_PREFIX] {
                 let name = &module.name;

@@ -80,7 +80,9 @@ fn a_gated_hypernetwork_has_no_trunk() {
     assert_eq!(expected.len(), 10);
     assert!(expected.contains(&("task_encoder.weight".to_owned(), vec![5, 12])));
     assert!(expected.contains(&("gates.v_proj".to_owned(), vec![3, 5])));
-    assert!(expected.contains(&("heads.v_proj.weight".to_owned(), vec![48, 5])));
+    // B alone comes from a head, and there are no z-scores of A.
+    assert!(expected.contains(&("heads.v_proj.weight".to_owned(), vec![16, 5])));
+    assert!(config.statistic_tensors().is_empty());
     let wide = HypernetConfig { latent_size: 8, ..config };
     let error = wide.validate().unwrap_err();
     assert!(matches!(error, CheckpointError::Field { field: "latent_size", .. }), "{error}");

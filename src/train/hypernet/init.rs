@@ -123,11 +123,9 @@ fn fresh_lora_bias(
     let inputs = target.in_features;
     let fresh = uniform(config.rank * inputs, inputs, rng);
     let spread = match config.variant {
-        Variant::Gated | Variant::L => {
-            return Ok(fresh.into_iter().chain(std::iter::repeat(0.0)).take(count).collect());
-        }
         Variant::M => 2f32.sqrt(),
         Variant::S => (2.0 * config.rank as f32).sqrt(),
+        _ => return Ok(fresh.into_iter().chain(std::iter::repeat(0.0)).take(count).collect()),
     };
     let padding = inputs.max(target.out_features) - inputs;
     let padded = fresh.chunks_exact(inputs).flat_map(|row| {

@@ -34,7 +34,7 @@ fn config(variant: Variant) -> HypernetConfig {
         rank: 2,
         alpha: 16.0,
         use_rslora: false,
-        latent_size: if variant == Variant::Gated { 32 } else { 16 },
+        latent_size: 16,
         head_in_size: 32,
         task_embedding_size: WIDTH,
         base: BaseModel {
@@ -89,8 +89,7 @@ fn options(space: ReconstructionSpace) -> ReconstructionOptions {
 fn objective(variant: Variant, tasks: usize, options: &ReconstructionOptions) -> Reconstruction {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let init = Init::Reconstruct;
-    let mut net = Hypernet::new(config(variant), init, &mut rng, &Device::Cpu).unwrap();
-    net.spread(&embeddings(tasks), &mut rng).unwrap();
+    let net = Hypernet::new(config(variant), init, &mut rng, &Device::Cpu).unwrap();
     Reconstruction::new(net, &library(tasks), embeddings(tasks), options, 7).unwrap()
 }
 
@@ -107,7 +106,6 @@ fn train(objective: &Reconstruction) {
 #[test]
 fn a_tiny_network_learns_its_library() {
     for (variant, space) in [
-        (Variant::Gated, ReconstructionSpace::ZScores),
         (Variant::L, ReconstructionSpace::ZScores),
         (Variant::M, ReconstructionSpace::ZScores),
         (Variant::L, ReconstructionSpace::Factors),
@@ -192,11 +190,14 @@ fn steps_depend_on_their_number_alone_and_an_epoch_sees_every_task() {
 #[test]
 fn what_cannot_be_learned_is_refused() {
     let options = options(ReconstructionSpace::ZScores);
-    let refused = |library: &Library, embeddings: Vec<Vec<Vec<f32>>>, init: Init<'_>| {
+    let refused_by = |config, library: &Library, embeddings: Vec<Vec<Vec<f32>>>, init: Init<'_>| {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let net = Hypernet::new(config(Variant::L), init, &mut rng, &Device::Cpu).unwrap();
+        let net = Hypernet::new(config, init, &mut rng, &Device::Cpu).unwrap();
         let refused = Reconstruction::new(net, library, embeddings, &options, 7);
         format!("{:#}", refused.unwrap_err())
+    };
+    let refused = |library: &Library, embeddings, init: Init<'_>| {
+        refused_by(config(Variant::L), library, embeddings, init)
     };
     let text = refused(&Library { adapters: Vec::new() }, Vec::new(), Init::Reconstruct);
     assert!(text.contains("no adapter"), "{text}");
@@ -211,4 +212,7 @@ fn what_cannot_be_learned_is_refused() {
     let offset = library(1);
     let text = refused(&library(2), embeddings(2), Init::Offset(&offset.adapters[0].1));
     assert!(text.contains("AB_offset"), "{text}");
+    let gated = HypernetConfig { latent_size: 32, ..config(Variant::Gated) };
+    let text = refused_by(gated, &library(2), embeddings(2), Init::FreshLora);
+    assert!(text.contains("one lora_a for all tasks"), "{text}");
 }
