@@ -77,7 +77,7 @@ pub struct TrainPaths {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct NetworkOptions {
     /// Form of the hypernetwork: Text-to-LoRA's L (a whole adapter per call of a head), M (one matrix)
-    /// or S (one rank); or gated
+    /// or S (one rank); or gated, which generates `lora_b` alone
     #[arg(long, default_value = "L")]
     pub variant: Variant,
     /// Size and place of the adapters.

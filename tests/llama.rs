@@ -37,7 +37,7 @@ const SENTIMENT: &str = "say whether a movie review is positive or negative";
 
 // What the default bundle adapts in SmolLM2-135M.
 const LAYERS: usize = 30;
-const RANK: u64 = 4;
+const RANK: u64 = 8;
 const MODULES: [Module; 7] = [
     Module { gguf: "attn_q", peft: "self_attn.q_proj", columns: 576, rows: 576, heads: Some(9) },
     Module { gguf: "attn_k", peft: "self_attn.k_proj", columns: 576, rows: 192, heads: Some(3) },

@@ -132,9 +132,9 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
 fn default_options() -> TrainOptions {
     let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     let modules = modules.map(str::to_owned).to_vec();
-    let adapter = AdapterOptions { modules, ..options().network.adapter };
-    let network =
-        NetworkOptions { adapter, latent_size: 256, head_in_size: 256, ..options().network };
+    let adapter = AdapterOptions { rank: 8, alpha: 16.0, modules, ..options().network.adapter };
+    let variant = Variant::Gated;
+    let network = NetworkOptions { variant, adapter, head_in_size: 384, ..options().network };
     let loss = StepSettings { label_smoothing: 0.0, neftune_alpha: 0.0, ..options().loss };
     let run = RunOptions { steps: 2, ..run_options() };
     TrainOptions { network, loss, run, ..options() }

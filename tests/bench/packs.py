@@ -12,7 +12,7 @@ time, adapters per second, CPU time per adapter, and the peak resident memory of
 With `--criterion target/criterion`, where `cargo bench --features ort --bench backends` leaves its
 estimates, a line says what the two graphs alone take on one thread.
 
-A store holds about 1.9 MB per adapter, so 10,000 of them need 19 GB in the folder for temporary
+A store holds about 3.8 MB per adapter, so 10,000 of them need 38 GB in the folder for temporary
 files, or in `--work`; each is removed before the next pack. Linux and macOS only.
 """
 

@@ -29,7 +29,7 @@ fn a_sentence_becomes_a_small_file_and_two_lines_for_people() {
     ");
     assert_eq!(folder.names("."), ["legal.gguf"]);
     let bytes = folder.read("legal.gguf");
-    assert!(bytes.len() < 2_000_000, "{} bytes", bytes.len());
+    assert!(bytes.len() < 4_000_000, "{} bytes", bytes.len());
     assert!(ran.stderr.contains(&Digest::of(&bytes).to_string()), "{}", ran.stderr);
 }
 

@@ -23,7 +23,7 @@ fn an_adapter_as_text_and_as_json() {
         "  general.architecture: llama",
         "  general.base_model.0.name: SmolLM2-135M-Instruct",
         &format!("tensors: {tensors}"),
-        "  [576,4]  blk.0.attn_q.weight.lora_a  2448  q8_0",
+        "  [576,8]  blk.0.attn_q.weight.lora_a  4896  q8_0",
     ] {
         assert!(ran.text().lines().any(|found| found == line), "{line}\n{}", ran.text());
     }
@@ -34,8 +34,8 @@ fn an_adapter_as_text_and_as_json() {
     assert_eq!(found["metadata"]["adapter.lora.task_name"], DESCRIPTION);
     assert_eq!(found["tensors"].as_array().unwrap().len(), tensors);
     let first = json!({
-        "name": "blk.0.attn_q.weight.lora_a", "type": "q8_0", "dimensions": [576, 4],
-        "size_bytes": 2448,
+        "name": "blk.0.attn_q.weight.lora_a", "type": "q8_0", "dimensions": [576, 8],
+        "size_bytes": 4896,
     });
     assert_eq!(found["tensors"][0], first);
 }
@@ -77,7 +77,7 @@ fn a_peft_directory_as_text_and_as_json() {
     assert_eq!(found["config"]["peft_type"], "LORA");
     let first = json!({
         "name": "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight", "type": "F32",
-        "shape": [4, 1536],
+        "shape": [8, 1536],
     });
     assert_eq!(found["tensors"][0], first);
 }

@@ -159,7 +159,7 @@ fn a_flipped_bit_is_not_rebuilt() {
     exit 1
     error: `legal.gguf` does not verify:
       the tensors are [digest], the file says [digest]
-      `blk.29.ffn_down.weight.lora_b` differs from the rebuilt one in 1 of 2304 values, relative error [number]
+      `blk.29.ffn_down.weight.lora_b` differs from the rebuilt one in 1 of 4608 values, relative error [number]
     ");
     let ran = folder.run(&["verify", "legal.gguf", "--rebuild", "--json"]);
     assert_eq!(ran.code, Some(1));
