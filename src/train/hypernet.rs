@@ -11,7 +11,7 @@
 //! The gated one is not of that paper. For layer `l` of module `m`, A is `AB_offset.A_{l,m}`, the same
 //! for all tasks, and Bᵀ is `H_m (g_{l,m} ⊙ z) + AB_offset.Bᵀ_{l,m}`, where `z` is a fixed projection of
 //! the embedding (`hypernet/spread.rs`) and the gates `g` are fixed as well, ±1/√features at random;
-//! heads `H` and offsets are learned. So ΔW is linear in the embedding, and half-way between two
+//! heads `H` and offsets are learned. So ΔW is affine in the embedding, and half-way between two
 //! tasks it is the mean of theirs: with an A for each task there would be products of the A of one
 //! and the B of another, which mean nothing. Gates of different layers are nearly orthogonal, and so
 //! are `z` of different tasks, which is meant to keep a step for one task from moving the others.
