@@ -9,6 +9,7 @@
 pub mod arrow;
 pub mod baseline;
 pub mod batch;
+pub mod condition;
 pub mod data;
 pub mod embed;
 pub mod hypernet;
@@ -23,6 +24,7 @@ pub mod run;
 pub mod sft;
 pub mod start;
 pub mod state;
+pub mod tuned_encoder;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,19 +36,22 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use t2lc_export::checkpoint::{Checkpoint, HypernetConfig, Variant};
+use t2lc_export::checkpoint::{Checkpoint, ENCODER_DIR, HypernetConfig, Variant};
 use t2lc_runtime::base::BaseModel;
 use t2lc_runtime::digest::Hasher;
 
 use batch::BatchOptions;
 use data::{ConditionKind, DataOptions, TrainingData};
+use embed::DescriptionEncoder;
 use hypernet::{Hypernet, Init};
+use learner::Learner;
 use library::Library;
 use nonsense::{Nonsense, NonsenseOptions};
 use reconstruct::{Reconstruction, ReconstructionOptions};
 use run::{Finished, RunDirectory, RunOptions};
 use sft::{Sft, StepSettings};
 use start::Start;
+use tuned_encoder::{EncodingHypernet, TunedEncoder};
 
 use crate::base::chat::Chat;
 use crate::base::decoder::Decoder;
@@ -122,6 +127,10 @@ pub struct TrainOptions {
     /// Sizes of the hypernetwork.
     #[command(flatten)]
     pub network: NetworkOptions,
+    /// Train the text encoder as well, with this share of the learning rate; 0 leaves it as it is
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tune_encoder: f32,
     /// Which tasks and texts.
     #[command(flatten)]
     pub data: DataOptions,
@@ -140,6 +149,11 @@ pub struct TrainOptions {
     /// Settings of the loop.
     #[command(flatten)]
     pub run: RunOptions,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_zero(share: &f32) -> bool {
+    *share == 0.0
 }
 
 /// Trains a hypernetwork: on the answers of the pack's tasks, or towards the library's adapters
@@ -204,18 +218,13 @@ impl Inputs<'_> {
     ) -> Result<Finished> {
         let Self { paths, options, device, .. } = *self;
         let chat = Chat::open(&paths.base)?;
-        let encoder = Some(paths.encoder.as_path());
-        let data = TrainingData::of_pack(
-            self.pack,
-            &chat,
-            encoder,
-            options.condition,
-            &options.data,
-            device,
-        )?;
-        if let (Some(start), Some(encoder)) = (self.start, &data.encoder) {
-            start.check_encoder(encoder)?;
+        let mut encoder = DescriptionEncoder::load(&paths.encoder, device)?;
+        let tuned = self.tuned_encoder(directory, &encoder)?;
+        if tuned.is_some() {
+            encoder = encoder.tokenizing();
         }
+        let (kind, encoder) = (options.condition, Some(encoder));
+        let data = TrainingData::of_pack(self.pack, &chat, encoder, kind, &options.data, device)?;
         let seed = options.run.seed;
         let nonsense = match (options.condition, &data.encoder) {
             (ConditionKind::Description, Some(encoder)) => {
@@ -228,8 +237,42 @@ impl Inputs<'_> {
         let net = self.hypernet(directory, init, data.condition_size, conditions)?;
         let base = Decoder::open(&paths.base, device)?;
         let (batch, settings, nonsense) = (&options.batch, &options.loss, nonsense.as_ref());
-        let sft = Sft { base: &base, learner: &net, data: &data, nonsense, batch, settings, seed };
+        let tuned = tuned.map(|encoder| EncodingHypernet {
+            encoder,
+            net: &net,
+            rate_share: options.tune_encoder,
+        });
+        let learner: &dyn Learner = tuned.as_ref().map_or(&net, |tuned| tuned);
+        let sft = Sft { base: &base, learner, data: &data, nonsense, batch, settings, seed };
         directory.run(&sft, &options.run, stop)
+    }
+
+    /// The encoder that is trained as well, or was before and goes with the checkpoints: the last
+    /// checkpoint's or, at first, that of the bundle that the run starts from, or the given one.
+    fn tuned_encoder(
+        &self,
+        directory: &RunDirectory,
+        given: &DescriptionEncoder,
+    ) -> Result<Option<TunedEncoder>> {
+        let TrainOptions { tune_encoder: share, condition, .. } = self.options;
+        ensure!(*share >= 0.0, "the encoder cannot be trained at {share} times the learning rate");
+        let dir = &self.paths.encoder;
+        let own = directory.checkpoint().map(|checkpoint| checkpoint.join(ENCODER_DIR));
+        let encoder = match (own, self.start) {
+            (Some(own), _) if own.is_dir() => Some(TunedEncoder::load(&own, self.device)?),
+            (None, Some(start)) => start.trained_encoder(given, dir)?,
+            _ => None,
+        };
+        let encoder = match encoder {
+            None if *share > 0.0 => TunedEncoder::load(dir, self.device)?,
+            None => return Ok(None),
+            Some(encoder) => encoder,
+        };
+        ensure!(
+            *condition == ConditionKind::Description,
+            "an encoder that is trained, or was, is for descriptions"
+        );
+        Ok(Some(encoder))
     }
 
     fn reconstruct(
@@ -238,7 +281,8 @@ impl Inputs<'_> {
         directory: &RunDirectory,
         stop: &AtomicBool,
     ) -> Result<Finished> {
-        let encoder = embed::DescriptionEncoder::load(&self.paths.encoder, self.device)?;
+        ensure!(self.options.tune_encoder == 0.0, "reconstruction trains no text encoder");
+        let encoder = DescriptionEncoder::load(&self.paths.encoder, self.device)?;
         let embeddings =
             reconstruct::embed_tasks(self.pack, library, &encoder, self.options.data.descriptions)?;
         let conditions = || Ok(embeddings.clone());

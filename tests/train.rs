@@ -8,14 +8,17 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
+use candle_core::{Device, Tensor};
 use serde_json::Value;
 use t2lc::train::batch::BatchOptions;
 use t2lc::train::data::{ConditionKind, DataOptions};
+use t2lc::train::embed::DescriptionEncoder;
 use t2lc::train::nonsense::NonsenseOptions;
 use t2lc::train::optimizer::Schedule;
 use t2lc::train::reconstruct::{ReconstructionOptions, ReconstructionSpace};
@@ -23,7 +26,10 @@ use t2lc::train::run::RunOptions;
 use t2lc::train::sft::StepSettings;
 use t2lc::train::{AdapterOptions, NetworkOptions, TrainOptions, TrainPaths, train};
 use t2lc_export::checkpoint::{Checkpoint, Variant};
+use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::bundle::Bundle;
+use t2lc_runtime::describe::Description;
+use t2lc_runtime::encode::Encoder;
 
 fn options() -> TrainOptions {
     TrainOptions {
@@ -39,6 +45,7 @@ fn options() -> TrainOptions {
             latent_size: 32,
             head_in_size: 16,
         },
+        tune_encoder: 0.0,
         data: DataOptions { max_tokens: 96, descriptions: 0, draws: Vec::new(), described: false },
         batch: BatchOptions { tasks_per_batch: 2, row_tokens: 60, max_examples: 3 },
         loss: StepSettings {
@@ -91,22 +98,21 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
         run: dir.path().join(run),
     };
     support::pack::small_pack(dir.path());
-    let whole = train(&paths("whole"), &options(), false, &running()).unwrap().last;
+    // The optimizer has state of the encoder, too.
+    let options = TrainOptions { tune_encoder: 0.1, ..options() };
+    let whole = train(&paths("whole"), &options, false, &running()).unwrap().last;
     assert!(whole.ends_with("step-000004"), "{}", whole.display());
 
     // The interrupted run loses everything after its checkpoint at step 2.
     let interrupted = paths("interrupted");
     fs::create_dir_all(&interrupted.run).unwrap();
     let copy = interrupted.run.join("step-000002");
-    fs::create_dir(&copy).unwrap();
-    for entry in fs::read_dir(paths("whole").run.join("step-000002")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
-    let refused = train(&interrupted, &options(), false, &running()).unwrap_err().to_string();
+    fs::rename(paths("whole").run.join("step-000002"), &copy).unwrap();
+    let refused = train(&interrupted, &options, false, &running()).unwrap_err().to_string();
     assert!(refused.contains("--resume"), "{refused}");
-    let resumed = train(&interrupted, &options(), true, &running()).unwrap().last;
-    for file in ["hypernet.safetensors", "optimizer.safetensors", "config.json", "state.json"] {
+    let resumed = train(&interrupted, &options, true, &running()).unwrap().last;
+    let files = ["hypernet.safetensors", "optimizer.safetensors", "config.json", "state.json"];
+    for file in files.into_iter().chain(["encoder/model.safetensors"]) {
         let same = fs::read(whole.join(file)).unwrap() == fs::read(resumed.join(file)).unwrap();
         assert!(same, "{file} differs after resuming");
     }
@@ -123,7 +129,7 @@ fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
     assert_eq!(checkpoint.config.base.layers, 30);
     assert_eq!(checkpoint.config.base.modules[0].permute_heads, Some(9));
 
-    let other = TrainOptions { run: RunOptions { seed: 8, ..run_options() }, ..options() };
+    let other = TrainOptions { run: RunOptions { seed: 8, ..run_options() }, ..options };
     let refused = train(&paths("whole"), &other, true, &running()).unwrap_err().to_string();
     assert!(refused.contains("other options"), "{refused}");
 }
@@ -173,6 +179,78 @@ fn a_gated_network_is_trained_frozen_and_trained_on() {
         let learned = name.starts_with("heads.") || name.starts_with("AB_offset.");
         assert_eq!(*tensor != after[name], learned, "{name}");
     }
+}
+
+#[test]
+fn an_encoder_is_trained_with_the_network_and_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    support::pack::small_pack(dir.path());
+    let pack = dir.path().join("pack");
+    let frozen = dir.path().join("tuned.t2lc");
+    let paths = |run: &str, start: Option<&Path>| TrainPaths {
+        base: support::parts::base_gguf(),
+        encoder: support::parts::encoder_dir(),
+        packs: vec![pack.clone()],
+        warm_start: None,
+        start_from: start.map(Path::to_owned),
+        library: None,
+        run: dir.path().join(run),
+    };
+    let network = NetworkOptions { variant: Variant::Gated, ..options().network };
+    let tuned = TrainOptions { network, tune_encoder: 1.0, ..options() };
+    let untuned = TrainOptions { tune_encoder: 0.0, ..tuned.clone() };
+    let weights = |checkpoint: &Path| {
+        let path = checkpoint.join("encoder/model.safetensors");
+        candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+    };
+    let differ = |a: &HashMap<String, Tensor>, b: &HashMap<String, Tensor>| -> f32 {
+        let of = |(name, a): (&String, &Tensor)| {
+            let difference = (a - &b[name]).unwrap().abs().unwrap().flatten_all().unwrap();
+            difference.max(0).unwrap().to_scalar::<f32>().unwrap()
+        };
+        let changing = |(name, _): &(&String, &Tensor)| !name.contains("position_ids");
+        a.iter().filter(changing).map(of).fold(0.0, f32::max)
+    };
+    let first = train(&paths("first", None), &tuned, false, &running()).unwrap().last;
+    let published = support::parts::encoder_dir().join("model.safetensors");
+    let published = candle_core::safetensors::load(published, &Device::Cpu).unwrap();
+    let (trained, words) = (weights(&first), "embeddings.word_embeddings.weight");
+    assert!(differ(&trained, &published) > 1e-3);
+    let table = |tensors: &HashMap<String, Tensor>| {
+        HashMap::from([(words.to_owned(), tensors[words].clone())])
+    };
+    assert!(differ(&table(&trained), &table(&published)) < f32::MIN_POSITIVE);
+
+    let export = |more: &[&Path]| {
+        Command::new(env!("CARGO_BIN_EXE_t2lc"))
+            .args(["export", "--quiet", "--pack"])
+            .args([&pack, &first, Path::new("--output"), &frozen])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let refused = export(&[Path::new("--encoder"), &support::parts::encoder_dir()]);
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    assert!(error.contains("own text encoder"), "{error}");
+    let done = export(&[]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let bundle = Bundle::open(&frozen).unwrap();
+    assert_eq!(bundle.manifest.encoder.name, "all-MiniLM-L6-v2 (trained further)");
+    assert_eq!(bundle.manifest.encoder.licence, "Apache-2.0 AND CC-BY-SA-4.0");
+    // The bundle embeds as what was trained.
+    let text = Description::new("Answer with the capital of the country.").unwrap();
+    let own = Encoder::load(&bundle, &Exact::default()).unwrap().encode(&text).unwrap().values;
+    let trained_encoder = DescriptionEncoder::load(&first.join("encoder"), &Device::Cpu).unwrap();
+    let expected = trained_encoder.embed(text.as_str()).unwrap();
+    let product: f32 = own.iter().zip(&expected).map(|(a, b)| a * b).sum();
+    assert!(product > 0.998 * own.len() as f32, "{product}");
+
+    // A run that starts there keeps the encoder, trained or not; it comes out of 8 bits.
+    let kept = train(&paths("kept", Some(&frozen)), &untuned, false, &running()).unwrap().last;
+    assert!(differ(&weights(&kept), &trained) < 0.03);
+    let again = train(&paths("again", Some(&frozen)), &tuned, false, &running()).unwrap().last;
+    assert!(differ(&weights(&again), &weights(&kept)) > 1e-4);
 }
 
 #[test]

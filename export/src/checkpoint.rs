@@ -44,6 +44,8 @@ use config::checked_elements;
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the tensor file inside a checkpoint.
 pub const TENSORS_FILE: &str = "hypernet.safetensors";
+/// Name of the folder of a checkpoint with the text encoder, where that was trained as well.
+pub const ENCODER_DIR: &str = "encoder";
 
 /// The only metadata key of the tensor file: the JSON list of modules in order. A second key would
 /// make the bytes depend on hash order.

@@ -1,4 +1,5 @@
-//! Bundle → checkpoint: the hypernetwork's weights out of its graph, so that training can go on.
+//! Bundle → checkpoint: the hypernetwork's weights out of its graph, so that training can go on; and
+//! those of the text encoder's layers, for a bundle whose encoder was trained as well.
 //!
 //! In: a [`Bundle`] whose graph `hypernet` built. Out: a [`Checkpoint`] that generates what the
 //! bundle does, up to rounding; weights that the bundle holds in f16 or int8 come out as these say.
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use half::f16;
 use prost::Message;
 use t2lc_runtime::base::BaseModel;
-use t2lc_runtime::bundle::{Bundle, HYPERNET};
+use t2lc_runtime::bundle::{Bundle, ENCODER, HYPERNET};
 use t2lc_runtime::manifest::{HypernetInfo, Manifest};
 use t2lc_runtime::onnx::{ModelProto, TensorProto, data_type};
 
@@ -37,16 +38,33 @@ pub fn thaw(bundle: &Bundle) -> Result<Checkpoint, ExportError> {
     from_graph(bundle.file(HYPERNET)?.clone(), base, hypernet, encoder.embedding_size)
 }
 
+/// Tensors of the bundle's text encoder, of the names and shapes asked for: linear weights
+/// `[out, in]` and vectors.
+///
+/// # Errors
+/// An encoder that was not built here from tensors of these names, or has other shapes.
+pub fn thaw_encoder(
+    bundle: &Bundle,
+    shapes: &BTreeMap<String, Vec<usize>>,
+) -> Result<BTreeMap<String, NamedTensor>, ExportError> {
+    let graph = Graph::decode(bundle.file(ENCODER)?.clone())?;
+    let tensor = |(name, shape): (&String, &Vec<usize>)| {
+        let values = match shape.as_slice() {
+            [out, inner] => graph.linear(name, *inner, *out)?,
+            shape => graph.floats(name, shape)?,
+        };
+        Ok((name.clone(), NamedTensor { shape: shape.clone(), values }))
+    };
+    shapes.iter().map(tensor).collect()
+}
+
 fn from_graph(
     graph: Bytes,
     base: &BaseModel,
     hypernet: &HypernetInfo,
     task_embedding_size: usize,
 ) -> Result<Checkpoint, ExportError> {
-    let model = ModelProto::decode(graph)?;
-    let stored = model.graph.map(|graph| graph.initializer).unwrap_or_default();
-    let stored = stored.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-    let graph = Graph(stored);
+    let graph = Graph::decode(graph)?;
     let config = graph.config(base, hypernet, task_embedding_size)?;
     config.validate()?;
     let mut tensors = match config.variant {
@@ -86,6 +104,12 @@ fn from_graph(
 struct Graph(BTreeMap<String, TensorProto>);
 
 impl Graph {
+    fn decode(bytes: Bytes) -> Result<Self, ExportError> {
+        let model = ModelProto::decode(bytes)?;
+        let stored = model.graph.map(|graph| graph.initializer).unwrap_or_default();
+        Ok(Self(stored.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect()))
+    }
+
     /// The sizes, from the manifest and from the lengths of biases.
     fn config(
         &self,

@@ -1,12 +1,13 @@
 //! `t2lc export`: checkpoint → bundle.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use t2lc::taskpack::{TaskPack, TaskSplit};
 use t2lc_export::average::halfway;
-use t2lc_export::checkpoint::{Checkpoint, CheckpointRecord, RunRecord, StartRecord};
+use t2lc_export::checkpoint::{Checkpoint, CheckpointRecord, ENCODER_DIR, RunRecord, StartRecord};
 use t2lc_export::descriptions::read_descriptions;
 use t2lc_export::freeze::{Descriptions, Provenance};
 use t2lc_export::thaw::thaw;
@@ -15,7 +16,7 @@ use t2lc_runtime::manifest::TrainingInfo;
 
 use super::ExportArgs;
 use super::failure::{Failure, Outcome};
-use super::freeze::Target;
+use super::freeze::{FreezeArgs, Target};
 use super::write_back::{self, ExportFormat};
 
 /// Licence of a hypernetwork that was trained here, unless another is given.
@@ -34,17 +35,13 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
         let error = anyhow!("--model-dir is for --format text-to-lora");
         return Err(Failure::environment("usage", error));
     }
-    if !args.freeze.has_encoder() {
-        let error =
-            anyhow!("a bundle needs a text encoder: --encoder <DIR> or --encoder-onnx <FILE>");
-        return Err(Failure::environment("usage", error));
-    }
+    let freeze = freeze_args(args)?;
     let mut checkpoint = Checkpoint::load(&args.checkpoint).map_err(input)?;
     let record = CheckpointRecord::load(&args.checkpoint, &checkpoint.config).map_err(input)?;
     if let Some(start) = &args.average {
         checkpoint = average(start, &record, &checkpoint)?;
     }
-    let list = args.freeze.descriptions.as_deref();
+    let list = freeze.descriptions.as_deref();
     let (mut provenance, descriptions) = provenance(record, &args.pack, list)?;
     if let Provenance::Trained(training) = &mut provenance {
         training.averaged = args.average.is_some();
@@ -54,7 +51,29 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
         Provenance::Imported(origin) => origin.licence.clone(),
     });
     let target = Target { path: &args.output, force: args.force, quiet };
-    args.freeze.write_bundle(&checkpoint, &descriptions, provenance, &licence, &target)
+    freeze.write_bundle(&checkpoint, &descriptions, provenance, &licence, &target)
+}
+
+/// The options, with the text encoder that was trained with the checkpoint, if one was.
+fn freeze_args(args: &ExportArgs) -> Result<Cow<'_, FreezeArgs>, Failure> {
+    let own = args.checkpoint.join(ENCODER_DIR);
+    let error = match (own.is_dir(), args.freeze.has_encoder()) {
+        (false, true) => return Ok(Cow::Borrowed(&args.freeze)),
+        (true, false) => {
+            return Ok(Cow::Owned(FreezeArgs {
+                trained_encoder: Some(own),
+                ..args.freeze.clone()
+            }));
+        }
+        (false, false) => {
+            anyhow!("a bundle needs a text encoder: --encoder <DIR> or --encoder-onnx <FILE>")
+        }
+        (true, true) => anyhow!(
+            "the checkpoint's own text encoder goes into the bundle, `{}`: leave --encoder out",
+            own.display()
+        ),
+    };
+    Err(Failure::environment("usage", error))
 }
 
 fn input(error: impl Into<anyhow::Error>) -> Failure {

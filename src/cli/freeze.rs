@@ -20,12 +20,17 @@ use super::output::{human_bytes, say};
 
 /// The text encoder of hypernetworks that are trained here, unless another is named.
 const ENCODER_NAME: &str = "all-MiniLM-L6-v2";
+/// What is added to the name of an encoder that was trained with the hypernetwork.
+const TRAINED: &str = " (trained further)";
 /// Its licence.
 const ENCODER_LICENCE: &str = "Apache-2.0";
 
 /// What goes into a bundle beside the checkpoint.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct FreezeArgs {
+    /// The encoder that was trained with the checkpoint; no option.
+    #[arg(skip)]
+    pub(crate) trained_encoder: Option<PathBuf>,
     /// Hugging Face directory of the text encoder
     #[arg(long, value_name = "DIR")]
     pub(crate) encoder: Option<PathBuf>,
@@ -97,7 +102,7 @@ impl FreezeArgs {
         target: &Target<'_>,
     ) -> Outcome {
         let encoder = self.encoder()?;
-        let (encoder_name, encoder_licence) = self.encoder_identity(&encoder, &provenance);
+        let (encoder_name, encoder_licence) = self.encoder_identity(&encoder, &provenance, licence);
         let base_name = checkpoint.config.base.name.to_lowercase();
         let options = FreezeOptions {
             name: self.name.clone().unwrap_or(base_name),
@@ -130,7 +135,8 @@ impl FreezeArgs {
 
     /// Where the text encoder comes from.
     fn encoder(&self) -> Result<EncoderSource, Failure> {
-        match (&self.encoder, &self.encoder_onnx) {
+        let folder = self.trained_encoder.as_ref().or(self.encoder.as_ref());
+        match (folder, &self.encoder_onnx) {
             (Some(folder), None) => Ok(EncoderSource::Directory(folder.clone())),
             (None, Some(graph)) => {
                 EncoderSource::onnx(graph, self.tokenizer.as_deref(), self.pooling).map_err(input)
@@ -140,12 +146,13 @@ impl FreezeArgs {
         }
     }
 
-    /// Name and licence of the text encoder. Training here is with one encoder unless told
-    /// otherwise; of others, no more is known than where they lie.
+    /// Name and licence of the text encoder; `licence` is the hypernetwork's. Training here is with one
+    /// encoder unless told otherwise; of others, no more is known than where they lie.
     fn encoder_identity(
         &self,
         encoder: &EncoderSource,
         provenance: &Provenance,
+        licence: &str,
     ) -> (String, String) {
         let is_usual =
             matches!((encoder, provenance), (EncoderSource::Directory(_), Provenance::Trained(_)));
@@ -154,8 +161,14 @@ impl FreezeArgs {
             name.unwrap_or_else(|| "unnamed".to_owned())
         });
         let is_known = is_usual && name == ENCODER_NAME;
-        let licence = if is_known { ENCODER_LICENCE } else { UNKNOWN_LICENCE };
-        (name, self.encoder_licence.clone().unwrap_or_else(|| licence.to_owned()))
+        let published = if is_known { ENCODER_LICENCE } else { UNKNOWN_LICENCE };
+        let (name, usual) = if self.trained_encoder.is_some() {
+            // What it learned comes from the same data as the hypernetwork.
+            (format!("{name}{TRAINED}"), format!("{published} AND {licence}"))
+        } else {
+            (name, published.to_owned())
+        };
+        (name, self.encoder_licence.clone().unwrap_or(usual))
     }
 
     /// What is not known of a text encoder, and what its backend means for the bundle.

@@ -97,7 +97,7 @@ impl<'a> Contestant<'a> {
     }
 
     /// `other`: the adapter compiled from the description of another one of `tasks`, of the same
-    /// wording, drawn by `seed`; with a single task, its own.
+    /// wording, drawn by `seed`.
     pub fn other(compile: Compile<'a>, tasks: &[&Task], wording: Wording, seed: u64) -> Self {
         let others = descriptions_of_others(tasks, wording, seed);
         Self::per_description("other", move |task, number, text| {

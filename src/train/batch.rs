@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::condition::Condition;
 use super::data::TaskData;
 use super::embed::DescriptionEncoder;
 use crate::base::chat::Chat;
@@ -68,9 +69,9 @@ pub struct TrainingBatch {
     /// Every example once, in rows of similar length; each part is computed on its own.
     pub parts: Vec<BatchPart>,
     /// What the adapter of each task depends on.
-    pub conditions: Vec<Vec<f32>>,
+    pub conditions: Vec<Condition>,
     /// Conditions that stand for no task, whose adapters should change nothing.
-    pub nonsense: Vec<Vec<f32>>,
+    pub nonsense: Vec<Condition>,
     /// Name of each task.
     pub tasks: Vec<String>,
     /// Tokens computed, padding left out.
@@ -212,7 +213,7 @@ pub struct Row<'t> {
     /// Examples, at least one.
     pub examples: Vec<&'t TokenizedExample>,
     /// What the adapter depends on.
-    pub condition: Vec<f32>,
+    pub condition: Condition,
 }
 
 /// Size of a batch.
@@ -295,9 +296,10 @@ impl Sampler<'_> {
 pub fn embed_input(
     encoder: Option<&DescriptionEncoder>,
     examples: &[&TokenizedExample],
-) -> Result<Vec<f32>> {
+) -> Result<Condition> {
     let encoder = encoder.context("examples with conditions of their own need an encoder")?;
-    encoder.embed(&examples.first().context("a row without examples")?.input)
+    let example = examples.first().context("a row without examples")?;
+    Ok(Condition::Embedding(encoder.embed(&example.input)?))
 }
 
 /// Takes examples while the row they make stays within `row_tokens`; always at least one.
@@ -322,8 +324,8 @@ pub fn fill_row<'t>(
 #[cfg(test)]
 mod tests {
     use super::{
-        BatchOptions, BatchPart, Row, Sampler, TaskData, TokenizedExample, TrainingBatch,
-        similar_lengths,
+        BatchOptions, BatchPart, Condition, Row, Sampler, TaskData, TokenizedExample,
+        TrainingBatch, similar_lengths,
     };
     use crate::train::run::batch_rng;
 
@@ -332,10 +334,14 @@ mod tests {
         TokenizedExample { prompt, answer, input: String::new() }
     }
 
+    fn value(value: f32) -> Condition {
+        Condition::Embedding(vec![value])
+    }
+
     #[test]
     fn answers_are_predicted_from_the_last_prompt_token_on() {
         let (a, b) = (example(&[1, 2, 3], &[4, 9]), example(&[1, 2, 5, 6], &[9]));
-        let row = Row { task: "t".into(), examples: vec![&a, &b], condition: vec![0.0] };
+        let row = Row { task: "t".into(), examples: vec![&a, &b], condition: value(0.0) };
         let batch = TrainingBatch::pack(vec![row]).unwrap();
         let [part] = &batch.parts[..] else { panic!("{} parts", batch.parts.len()) };
         // prefix 1 2 | 3 4 | 5 6
@@ -350,14 +356,14 @@ mod tests {
     fn rows_of_other_lengths_are_computed_apart_and_weigh_the_same() {
         let long: Vec<u32> = (0..500).collect();
         let (long, short) = (example(&long, &[9]), example(&[1, 2], &[4, 9]));
-        let row = |example, value| Row {
-            task: format!("{value}"),
+        let row = |example, number| Row {
+            task: format!("{number}"),
             examples: vec![example],
-            condition: vec![value],
+            condition: value(number),
         };
         let rows = vec![row(&short, 0.0), row(&long, 1.0), row(&short, 2.0)];
         let batch = TrainingBatch::pack(rows).unwrap();
-        assert_eq!(batch.conditions, [[0.0], [1.0], [2.0]]);
+        assert_eq!(batch.conditions, [value(0.0), value(1.0), value(2.0)]);
         assert_eq!(batch.tasks, ["0", "1", "2"]);
         let adapters: Vec<_> = batch.parts.iter().map(|part| part.adapters.clone()).collect();
         assert_eq!(adapters, [vec![1], vec![0, 2]]);
@@ -378,7 +384,11 @@ mod tests {
     fn a_task_that_is_too_long_for_a_part_is_cut_between_examples() {
         let long = |first: u32| example(&(0..100).map(|i| first + i).collect::<Vec<_>>(), &[9]);
         let examples = [long(0), long(1000), long(2000), long(3000), long(4000)];
-        let row = Row { task: "t".into(), examples: examples.iter().collect(), condition: vec![] };
+        let row = Row {
+            task: "t".into(),
+            examples: examples.iter().collect(),
+            condition: Condition::nothing(),
+        };
         let batch = TrainingBatch::pack(vec![row]).unwrap();
         let adapters: Vec<_> = batch.parts.iter().map(|part| part.adapters.clone()).collect();
         assert_eq!(adapters, [[0], [0]]);
@@ -392,7 +402,7 @@ mod tests {
         let task = |first: u32| TaskData {
             id: first.to_string(),
             examples: (0..40).map(|i| example(&[1, first, i, i, i], &[i, 9])).collect(),
-            conditions: vec![vec![0.0], vec![1.0]],
+            conditions: vec![value(0.0), value(1.0)],
         };
         let tasks = [task(2), task(3), task(4)];
         let options = BatchOptions { tasks_per_batch: 2, row_tokens: 18, max_examples: 9 };

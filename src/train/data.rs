@@ -4,14 +4,12 @@
 //! held-out ones that validation uses. A description or an input becomes a condition through the
 //! text encoder; descriptions are embedded once, inputs when a batch draws them.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
-use t2lc_runtime::describe::Description;
 
 use super::batch::{TokenizedExample, tokenize};
+use super::condition::Condition;
 use super::embed::DescriptionEncoder;
 use crate::base::chat::Chat;
 use crate::taskpack::{ExampleSplit, Task, TaskPack, TaskSplit, Wording};
@@ -37,7 +35,7 @@ pub struct TaskData {
     /// Examples that fit the length limit.
     pub examples: Vec<TokenizedExample>,
     /// Conditions of the task as a whole; empty where each example has its own.
-    pub conditions: Vec<Vec<f32>>,
+    pub conditions: Vec<Condition>,
 }
 
 /// Which tasks and texts, and how they are put to the base.
@@ -81,17 +79,15 @@ impl TrainingData {
     pub fn of_pack(
         pack: &TaskPack,
         chat: &Chat,
-        encoder: Option<&Path>,
+        encoder: Option<DescriptionEncoder>,
         kind: ConditionKind,
         options: &DataOptions,
         device: &Device,
     ) -> Result<Self> {
-        let encoder = if kind == ConditionKind::Nothing {
-            None
-        } else {
-            let dir = encoder.context("this training needs a text encoder")?;
-            Some(DescriptionEncoder::load(dir, device)?)
-        };
+        ensure!(
+            kind == ConditionKind::Nothing || encoder.is_some(),
+            "this training needs a text encoder"
+        );
         let preparation = Preparation { chat, encoder: encoder.as_ref(), kind, options };
         let of_tasks = |tasks: Vec<&Task>, split, wording| {
             workers::map(device, &tasks, |task| preparation.of_task(task, split, wording))
@@ -118,7 +114,11 @@ impl TrainingData {
             (Some(encoder), Some(first)) if task.conditions.is_empty() => {
                 Ok(vec![encoder.embed(&first.input)?])
             }
-            _ => Ok(task.conditions.clone()),
+            (encoder, _) => task
+                .conditions
+                .iter()
+                .map(|condition| embedded(condition, encoder.as_ref()))
+                .collect(),
         };
         self.training.iter().map(of_task).collect()
     }
@@ -138,6 +138,15 @@ impl TrainingData {
             encoder: None,
             condition_size: 0,
         })
+    }
+}
+
+/// The embedding of a condition.
+fn embedded(condition: &Condition, encoder: Option<&DescriptionEncoder>) -> Result<Vec<f32>> {
+    match (condition, encoder) {
+        (Condition::Embedding(values), _) => Ok(values.clone()),
+        (Condition::Tokens(tokens), Some(encoder)) => encoder.embed_tokens(tokens),
+        (Condition::Tokens(_), None) => bail!("tokens need an encoder"),
     }
 }
 
@@ -173,11 +182,11 @@ impl Preparation<'_> {
         let conditions = match (self.kind, self.encoder) {
             (ConditionKind::Description, Some(encoder)) => {
                 ensure!(!texts.is_empty(), "task `{}` has no description", task.id);
-                let embed = |text: &&str| encoder.embed(Description::new(text)?.as_str());
-                texts.iter().map(embed).collect::<Result<_>>()?
+                let condition = |text: &&str| encoder.condition(text);
+                texts.iter().map(condition).collect::<Result<_>>()?
             }
             (ConditionKind::Input, _) => Vec::new(),
-            _ => vec![Vec::new()],
+            _ => vec![Condition::nothing()],
         };
         Ok(TaskData { id: task.id.clone(), examples, conditions })
     }

@@ -1,7 +1,8 @@
 //! Task embeddings for training: a BERT encoder in candle, from its Hugging Face directory.
 //!
 //! Input: canonical descriptions. Output: per description `E` values, pooled as `1_Pooling` of the
-//! directory says, L2-normalized and multiplied by √E, as the exported encoder computes them.
+//! directory says, L2-normalized and multiplied by √E, as the exported encoder computes them; or the
+//! tokens, for an encoder that is trained as well.
 
 use std::path::Path;
 
@@ -10,8 +11,11 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use t2lc_export::encoder::Pooling;
+use t2lc_runtime::describe::Description;
 use t2lc_runtime::digest::{Digest, Hasher};
 use tokenizers::Tokenizer;
+
+use super::condition::Condition;
 
 /// Longest description the encoder reads, as the runtime has it.
 pub use t2lc_runtime::encode::MAX_TOKENS;
@@ -23,6 +27,8 @@ pub struct DescriptionEncoder {
     pooling: Pooling,
     tokenizer: Tokenizer,
     device: Device,
+    /// Whether conditions are tokens.
+    tokenizes: bool,
 }
 
 /// Candle's model lacks `Debug`.
@@ -47,7 +53,7 @@ pub fn encoder_digest(dir: &Path) -> Result<Digest> {
     Ok(digest.finish())
 }
 
-fn read(dir: &Path, name: &str) -> Result<Vec<u8>> {
+pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>> {
     let path = dir.join(name);
     std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))
 }
@@ -70,7 +76,13 @@ impl DescriptionEncoder {
         let truncation =
             tokenizers::TruncationParams { max_length: MAX_TOKENS, ..Default::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| anyhow!(e))?;
-        Ok(Self { model, pooling, tokenizer, device: device.clone() })
+        Ok(Self { model, pooling, tokenizer, device: device.clone(), tokenizes: false })
+    }
+
+    /// The encoder with conditions that are left as tokens.
+    #[must_use]
+    pub fn tokenizing(self) -> Self {
+        Self { tokenizes: true, ..self }
     }
 
     /// Where the encoder computes.
@@ -91,8 +103,37 @@ impl DescriptionEncoder {
     /// # Errors
     /// Text the tokenizer cannot encode.
     pub fn embed(&self, description: &str) -> Result<Vec<f32>> {
-        let encoding = self.tokenizer.encode(description, true).map_err(|e| anyhow!(e))?;
-        let ids = Tensor::new(encoding.get_ids(), &self.device)?.unsqueeze(0)?;
+        self.embed_tokens(&self.tokens(description)?)
+    }
+
+    /// What an adapter for a description depends on.
+    ///
+    /// # Errors
+    /// Text that is no description, or that the tokenizer cannot encode.
+    pub fn condition(&self, text: &str) -> Result<Condition> {
+        let description = Description::new(text)?;
+        Ok(if self.tokenizes {
+            Condition::Tokens(self.tokens(description.as_str())?)
+        } else {
+            Condition::Embedding(self.embed(description.as_str())?)
+        })
+    }
+
+    /// The tokens of a text.
+    ///
+    /// # Errors
+    /// Text the tokenizer cannot encode.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode(text, true).map_err(|e| anyhow!(e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`DescriptionEncoder::embed`], of tokens.
+    ///
+    /// # Errors
+    /// A token that the encoder does not know.
+    pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let ids = Tensor::new(tokens, &self.device)?.unsqueeze(0)?;
         let states = self.model.0.forward(&ids, &ids.zeros_like()?, None)?;
         let states = states.squeeze(0)?;
         let pooled = match self.pooling {

@@ -7,7 +7,8 @@ use anyhow::Result;
 use candle_core::{Device, IndexOp, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 
-use super::hypernet::{GeneratedModule, Hypernet, stack_embeddings};
+use super::condition::{Condition, stack_conditions};
+use super::hypernet::{GeneratedModule, Hypernet};
 use crate::base::adapter::{LoraBatch, LoraPair};
 
 /// A source of adapters with trainable parameters.
@@ -15,13 +16,18 @@ pub trait Learner: std::fmt::Debug {
     /// The parameters that training changes, by name.
     fn parameters(&self) -> Vec<(String, Var)>;
 
-    /// One adapter per condition `[E]`, with gradients. Dropout is applied where `noise` is given.
+    /// The learning rate of a parameter, as a share of the run's.
+    fn rate_share(&self, _parameter: &str) -> f32 {
+        1.0
+    }
+
+    /// One adapter per condition, with gradients. Dropout is applied where `noise` is given.
     ///
     /// # Errors
-    /// A condition of the wrong width.
+    /// A condition of the wrong kind or width.
     fn adapters(
         &self,
-        conditions: &[Vec<f32>],
+        conditions: &[Condition],
         noise: Option<&mut ChaCha8Rng>,
     ) -> Result<Vec<GeneratedModule>>;
 
@@ -42,11 +48,10 @@ impl Learner for Hypernet {
 
     fn adapters(
         &self,
-        conditions: &[Vec<f32>],
+        conditions: &[Condition],
         noise: Option<&mut ChaCha8Rng>,
     ) -> Result<Vec<GeneratedModule>> {
-        let rows: Vec<&[f32]> = conditions.iter().map(Vec::as_slice).collect();
-        self.forward(&stack_embeddings(&rows, &self.device()?)?, noise)
+        self.forward(&stack_conditions(conditions, &self.device()?)?, noise)
     }
 
     fn scale(&self) -> f64 {

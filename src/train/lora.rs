@@ -11,6 +11,7 @@ use candle_core::{Device, IndexOp, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 use t2lc_runtime::base::BaseModel;
 
+use super::condition::Condition;
 use super::hypernet::GeneratedModule;
 use super::hypernet::init::uniform;
 use super::learner::Learner;
@@ -114,7 +115,7 @@ impl Learner for PlainLora {
 
     fn adapters(
         &self,
-        conditions: &[Vec<f32>],
+        conditions: &[Condition],
         _noise: Option<&mut ChaCha8Rng>,
     ) -> Result<Vec<GeneratedModule>> {
         let for_all = |matrix: &Var| -> Result<Tensor> {

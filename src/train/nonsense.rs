@@ -12,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use t2lc_runtime::describe::Description;
 
+use super::condition::Condition;
 use super::embed::DescriptionEncoder;
 use crate::taskpack::{ExampleSplit, TaskPack, TaskSplit};
 use crate::workers;
@@ -40,17 +41,17 @@ pub struct NonsenseOptions {
     pub nonsense_decay: f32,
 }
 
-/// Embeddings of texts that describe no task.
+/// Texts that describe no task, as conditions.
 #[derive(Debug)]
 pub struct Nonsense {
-    embeddings: Vec<Vec<f32>>,
+    conditions: Vec<Condition>,
     per_batch: usize,
     /// Weight of the mean square of their `lora_b` in the loss.
     pub decay: f32,
 }
 
 impl Nonsense {
-    /// Draws the texts and embeds them; `None` where the options leave them out.
+    /// Draws the texts; `None` where the options leave them out.
     ///
     /// # Errors
     /// Text the encoder cannot read.
@@ -64,14 +65,14 @@ impl Nonsense {
         if per_batch == 0 {
             return Ok(None);
         }
-        let embed = |text: &String| encoder.embed(Description::new(text)?.as_str());
-        let embeddings = workers::map(encoder.device(), &texts(pack, seed), embed)?;
-        Ok(Some(Self { embeddings, per_batch, decay }))
+        let condition = |text: &String| encoder.condition(text);
+        let conditions = workers::map(encoder.device(), &texts(pack, seed), condition)?;
+        Ok(Some(Self { conditions, per_batch, decay }))
     }
 
     /// Those of one batch.
-    pub fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<Vec<f32>> {
-        self.embeddings.choose_multiple(rng, self.per_batch).cloned().collect()
+    pub fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<Condition> {
+        self.conditions.choose_multiple(rng, self.per_batch).cloned().collect()
     }
 }
 

@@ -62,7 +62,8 @@ pub fn learning_rate(options: &RunOptions, step: usize) -> f32 {
 impl AdamW {
     /// Updates `parameters` in place; returns the norm of the gradient before clipping.
     ///
-    /// `step` counts from 0. Parameters without a gradient are left alone.
+    /// `step` counts from 0; `learning_rate` is of a parameter. Parameters without a gradient are left
+    /// alone.
     ///
     /// # Errors
     /// A gradient that is not f32.
@@ -71,7 +72,7 @@ impl AdamW {
         parameters: &[(String, Var)],
         gradients: &BTreeMap<String, Tensor>,
         step: usize,
-        learning_rate: f32,
+        learning_rate: &dyn Fn(&str) -> f32,
         weight_decay: f32,
         clip_norm: f32,
     ) -> Result<f32> {
@@ -90,6 +91,7 @@ impl AdamW {
         let (correct1, correct2) = (1.0 - BETA1.powi(power), 1.0 - BETA2.powi(power));
         for (name, var, gradient) in found {
             let mut values = var.flatten_all()?.to_vec1::<f32>()?;
+            let learning_rate = learning_rate(name);
             let moments = self.moments.entry(name.clone()).or_insert_with(|| Moments {
                 mean: vec![0.0; values.len()],
                 square: vec![0.0; values.len()],
@@ -164,7 +166,7 @@ mod tests {
         let parameters = [("x".to_owned(), x.clone())];
         let mut optimizer = AdamW::default();
         for step in 0..400 {
-            optimizer.update(&parameters, &gradient(&x, 1.0), step, 0.05, 0.0, 1.0).unwrap();
+            optimizer.update(&parameters, &gradient(&x, 1.0), step, &|_| 0.05, 0.0, 1.0).unwrap();
         }
         assert!(x.to_vec1::<f32>().unwrap().iter().all(|v| v.abs() < 1e-2));
     }
@@ -174,7 +176,7 @@ mod tests {
         let x = Var::new(&[30f32, 40.0], &Device::Cpu).unwrap();
         let parameters = [("x".to_owned(), x.clone())];
         let gradients = gradient(&x, 0.5);
-        let norm = AdamW::default().update(&parameters, &gradients, 0, 0.1, 0.0, 1.0).unwrap();
+        let norm = AdamW::default().update(&parameters, &gradients, 0, &|_| 0.1, 0.0, 1.0).unwrap();
         assert!((norm - 50.0).abs() < 1e-3);
     }
 }

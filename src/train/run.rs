@@ -30,6 +30,11 @@ pub trait Objective {
     /// The parameters that the optimizer changes, by name.
     fn parameters(&self) -> Vec<(String, Var)>;
 
+    /// The learning rate of a parameter, as a share of the run's.
+    fn rate_share(&self, _parameter: &str) -> f32 {
+        1.0
+    }
+
     /// Loss and gradients of one batch. Everything random is drawn from `rng`.
     ///
     /// # Errors
@@ -249,7 +254,7 @@ impl RunDirectory {
             &objective.parameters(),
             &accumulated.gradients,
             step,
-            rate,
+            &|parameter| rate * objective.rate_share(parameter),
             options.weight_decay,
             options.clip_norm,
         )?;

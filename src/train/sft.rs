@@ -71,6 +71,10 @@ impl Objective for Sft<'_> {
         self.learner.parameters()
     }
 
+    fn rate_share(&self, parameter: &str) -> f32 {
+        self.learner.rate_share(parameter)
+    }
+
     fn gradients(&self, batch: usize, rng: &mut ChaCha8Rng) -> Result<Step> {
         let TrainingData { training: tasks, epoch, encoder, .. } = self.data;
         let (encoder, options) = (encoder.as_ref(), self.batch);

@@ -8,13 +8,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use t2lc_export::checkpoint::{Checkpoint, StartRecord};
-use t2lc_export::thaw::thaw;
+use t2lc_export::thaw::{thaw, thaw_encoder};
 use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::bundle::Bundle;
 use t2lc_runtime::describe::Description;
 use t2lc_runtime::encode::Encoder;
 
 use super::embed::DescriptionEncoder;
+use super::tuned_encoder::TunedEncoder;
 
 /// What the two encoders must agree on, whatever their weights are stored in.
 const PROBE: &str = "Answer with the capital of the country.";
@@ -48,19 +49,37 @@ impl Start {
         Ok(Self { checkpoint, record, bundle })
     }
 
-    /// Checks that the bundle's encoder is `encoder`.
+    /// The bundle's encoder, if it is `published` trained further; `None` if it is `published` itself.
     ///
     /// # Errors
-    /// Another one: what the hypernetwork learned would mean nothing to it.
-    pub fn check_encoder(&self, encoder: &DescriptionEncoder) -> Result<()> {
+    /// A bundle whose encoder is another one: what the hypernetwork learned would mean nothing to
+    /// either.
+    pub fn trained_encoder(
+        &self,
+        published: &DescriptionEncoder,
+        dir: &Path,
+    ) -> Result<Option<TunedEncoder>> {
+        if self.embeds_alike(&published.embed(PROBE)?)? {
+            return Ok(None);
+        }
+        let other = || {
+            let name = &self.bundle.manifest.encoder.name;
+            format!("the bundle that the run starts from has another text encoder, {name}")
+        };
+        let encoder = TunedEncoder::load(dir, published.device())?;
+        let layers = thaw_encoder(&self.bundle, &encoder.shapes()).with_context(other)?;
+        encoder.set(layers)?;
+        let embedding = encoder.embed(&[&published.tokens(PROBE)?])?.flatten_all()?.to_vec1()?;
+        ensure!(self.embeds_alike(&embedding)?, other());
+        Ok(Some(encoder))
+    }
+
+    /// Whether [`PROBE`] has this embedding in the bundle, or nearly.
+    fn embeds_alike(&self, given: &[f32]) -> Result<bool> {
         let own = Encoder::load(&self.bundle, &Exact::default())?;
         let own = own.encode(&Description::new(PROBE)?)?.values;
-        let given = encoder.embed(PROBE)?;
         // Both have the length √E.
-        let product: f32 = own.iter().zip(&given).map(|(own, given)| own * given).sum();
-        let alike = own.len() == given.len() && product >= LEAST_COSINE * own.len() as f32;
-        let name = &self.bundle.manifest.encoder.name;
-        ensure!(alike, "the bundle that the run starts from has another text encoder, {name}");
-        Ok(())
+        let product: f32 = own.iter().zip(given).map(|(own, given)| own * given).sum();
+        Ok(own.len() == given.len() && product >= LEAST_COSINE * own.len() as f32)
     }
 }

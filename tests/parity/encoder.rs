@@ -7,6 +7,7 @@ use std::sync::{LazyLock, OnceLock};
 use candle_core::Device;
 use t2lc::taskpack::TaskPack;
 use t2lc::train::embed::DescriptionEncoder;
+use t2lc::train::tuned_encoder::TunedEncoder;
 use t2lc_export::encoder::adopt::adopt_encoder;
 use t2lc_export::encoder::{Pooling, build_encoder};
 use t2lc_export::weights::WeightType;
@@ -237,6 +238,21 @@ fn an_adopted_encoder_is_near_candle() {
         let together = embed_padded(graph.as_ref(), &[short, long], long.len() + 9);
         let near = cosine(&together[0], &embed(graph.as_ref(), short));
         assert!(near >= 0.9999, "{}: cosine {near} to the unpadded text", backend.id());
+    }
+}
+
+#[test]
+fn the_encoder_that_is_trained_embeds_as_the_other() {
+    let encoder = TunedEncoder::load(&parts::encoder_dir(), &Device::Cpu).unwrap();
+    let texts: Vec<Vec<u32>> = TOKENS[..12]
+        .iter()
+        .map(|ids| ids.iter().map(|id| u32::try_from(*id).unwrap()).collect())
+        .collect();
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let got = encoder.embed(&texts).unwrap().to_vec2::<f32>().unwrap();
+    for (got, expected) in got.iter().zip(REFERENCE.iter()) {
+        let error = relative_error(got, expected);
+        assert!(error <= 1e-5, "{error}");
     }
 }
 

@@ -1,14 +1,17 @@
 //! Tests of `thaw`: what comes out generates what went in.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
+use prost::Message;
 use t2lc_runtime::backend::exact::Exact;
 use t2lc_runtime::backend::{Backend, Tensor};
-use t2lc_runtime::bundle::{Bundle, HYPERNET};
+use t2lc_runtime::bundle::{Bundle, ENCODER, HYPERNET};
 use t2lc_runtime::manifest::HypernetInfo;
+use t2lc_runtime::onnx::ModelProto;
 
-use super::{from_graph, thaw};
+use super::{from_graph, thaw, thaw_encoder};
 use crate::checkpoint::tests::{tiny, tiny_config};
 use crate::checkpoint::{Checkpoint, DEVIATION_PREFIX, HypernetConfig, NamedTensor, Variant};
 use crate::error::ExportError;
@@ -95,6 +98,40 @@ fn the_default_bundle_thaws() {
     let again = build_hypernet(&thawed, WeightType::F32).unwrap();
     let (graph, config) = (bundle.file(HYPERNET).unwrap(), &thawed.config);
     assert_near(&adapter(graph, config), &adapter(&again, config), 1e-5);
+}
+
+#[test]
+fn the_layers_of_an_encoder_thaw() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/smollm2-135m-instruct.t2lc");
+    let bundle = Bundle::open(&dir).unwrap();
+    let wide = "encoder.layer.5.intermediate.dense";
+    let shapes = BTreeMap::from([
+        (format!("{wide}.weight"), vec![1536, 384]),
+        (format!("{wide}.bias"), vec![1536]),
+    ]);
+    let layers = thaw_encoder(&bundle, &shapes).unwrap();
+    let size = |name: &str| layers[&format!("{wide}.{name}")].values.len();
+    assert_eq!((size("weight"), size("bias")), (1536 * 384, 1536));
+    // One row of the weight, from the graph's constants.
+    let graph = ModelProto::decode(bundle.file(ENCODER).unwrap().clone()).unwrap().graph.unwrap();
+    let stored = |name: &str| {
+        let name = format!("{wide}.weight{name}");
+        graph.initializer.iter().find(|tensor| tensor.name == name).unwrap().raw_data.clone()
+    };
+    let (bytes, scales) = (stored(""), stored(".scale"));
+    let row = 700;
+    for input in [0, 63, 64, 383] {
+        let byte = f32::from(bytes[input * 1536 + row].cast_signed());
+        let scale = &scales[4 * (input / 64 * 1536 + row)..][..4];
+        let expected = byte * f32::from_le_bytes(scale.try_into().unwrap());
+        let got = layers[&format!("{wide}.weight")].values[row * 384 + input];
+        assert_eq!(got.to_bits(), expected.to_bits(), "input {input}");
+    }
+    let unknown = BTreeMap::from([("encoder.layer.6.x".to_owned(), vec![1])]);
+    assert!(matches!(
+        thaw_encoder(&bundle, &unknown),
+        Err(ExportError::TensorMissing { name }) if name == "encoder.layer.6.x"
+    ));
 }
 
 #[test]

@@ -40,7 +40,10 @@ pub(super) fn all(
     if !args.no_bundle {
         let compile = compiler(args.bundle.as_deref())?;
         all.push(Contestant::compiled(Rc::clone(&compile)));
-        all.push(Contestant::other(Rc::clone(&compile), tasks, args.wording, args.seed));
+        // A single task has no other.
+        if tasks.len() > 1 {
+            all.push(Contestant::other(Rc::clone(&compile), tasks, args.wording, args.seed));
+        }
         all.push(Contestant::random(compile, args.seed));
     }
     for NamedPath { name, path } in &args.per_input {

@@ -99,7 +99,7 @@ fn train(objective: &Reconstruction) {
         let gradients = objective.gradients(step, &mut batch_rng(7, step)).unwrap().gradients;
         let warm = ((step + 1) as f32 / 30.0).min(1.0);
         let rate = 1e-2 * warm * (STEPS - step) as f32 / STEPS as f32;
-        optimizer.update(&objective.parameters(), &gradients, step, rate, 0.0, 1.0).unwrap();
+        optimizer.update(&objective.parameters(), &gradients, step, &|_| rate, 0.0, 1.0).unwrap();
     }
 }
 

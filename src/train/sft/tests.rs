@@ -11,6 +11,7 @@ use super::{StepSettings, answer_loss, step_gradients};
 use crate::base::decoder::Decoder;
 use crate::base::describe::describe_base;
 use crate::train::batch::{BatchPart, Row, TokenizedExample, TrainingBatch};
+use crate::train::condition::Condition;
 use crate::train::learner::{Learner, lora_batch};
 use crate::train::lora::{LoraSize, PlainLora};
 
@@ -28,7 +29,7 @@ fn batch() -> TrainingBatch {
         example(&[5, 9, 4], &[12, 13, 2]),
         example(&[6, 40, 41, 42, 43, 44], &[2]),
     ];
-    let row = |examples| Row { task: "t".into(), examples, condition: Vec::new() };
+    let row = |examples| Row { task: "t".into(), examples, condition: Condition::nothing() };
     TrainingBatch::pack(vec![row(vec![&examples[0], &examples[1]]), row(vec![&examples[2]])])
         .unwrap()
 }
@@ -119,7 +120,7 @@ fn what_describes_no_task_is_drawn_to_zero_and_costs_no_loss() {
         step_gradients(&base, &lora, batch, &settings, decay, &mut rng).unwrap()
     };
     let (loss, without) = gradients(&batch, 10.0);
-    batch.nonsense = vec![Vec::new(); 3];
+    batch.nonsense = vec![Condition::nothing(); 3];
     let (same_loss, with) = gradients(&batch, 10.0);
     assert_eq!(loss.to_bits(), same_loss.to_bits());
     for (name, var) in lora.parameters() {
