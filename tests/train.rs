@@ -251,6 +251,17 @@ fn an_encoder_is_trained_with_the_network_and_goes_with_it() {
     assert!(differ(&weights(&kept), &trained) < 0.03);
     let again = train(&paths("again", Some(&frozen)), &tuned, false, &running()).unwrap().last;
     assert!(differ(&weights(&again), &weights(&kept)) > 1e-4);
+    for (checkpoint, code) in [(kept, 0), (again, 1)] {
+        let done = Command::new(env!("CARGO_BIN_EXE_t2lc"))
+            .args(["export", "--quiet", "--average"])
+            .args([&frozen, &checkpoint, Path::new("--pack"), &pack, Path::new("--output")])
+            .arg(dir.path().join(format!("mean-{code}.t2lc")))
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(code), "{error}");
+        assert_eq!(code == 1, error.contains("neither encoder"), "{error}");
+    }
 }
 
 #[test]

@@ -97,6 +97,11 @@ fn average(
             "only along one run do weights have a mean; --average takes what --start-from took";
         return Err(input(error).hint(hint));
     }
+    if matches!(record, CheckpointRecord::Trained(run) if run.trains_encoder) {
+        let error = anyhow!("the checkpoint's run trained the text encoder as well");
+        let hint = "the mean of both hypernetworks would belong to neither encoder";
+        return Err(input(error).hint(hint));
+    }
     halfway(&thaw(&bundle).map_err(input)?, checkpoint).map_err(input)
 }
 
@@ -134,7 +139,7 @@ pub(crate) fn known_descriptions(list: Option<&Path>) -> Result<Descriptions, Fa
 
 /// What the manifest says of a run that was on this pack.
 fn training(run: RunRecord, pack: &TaskPack) -> anyhow::Result<TrainingInfo> {
-    let RunRecord { data, steps, seed, start } = run;
+    let RunRecord { data, steps, seed, start, .. } = run;
     let got = pack.digest;
     anyhow::ensure!(got == data, "the task pack is {got}, the checkpoint was trained on {data}");
     let data_licences = licences(pack, start.as_ref());

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{D, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 use t2lc_export::checkpoint::{ENCODER_DIR, NamedTensor};
 use t2lc_export::encoder::Pooling;
@@ -74,13 +74,15 @@ impl TunedEncoder {
         let (mut tensors, mut learned) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in weights {
             let name = name.strip_prefix(MODEL_PREFIX).unwrap_or(&name).to_owned();
+            // Some models hold their position ids.
+            let dtype = if tensor.dtype().is_float() { DType::F32 } else { tensor.dtype() };
+            let mut tensor = tensor.to_dtype(dtype)?;
             if name.starts_with(LEARNED_PREFIX) {
-                let var = Var::from_tensor(&tensor.to_dtype(candle_core::DType::F32)?)?;
-                tensors.insert(name.clone(), var.as_tensor().clone());
-                learned.insert(name, var);
-            } else {
-                tensors.insert(name, tensor);
+                let var = Var::from_tensor(&tensor)?;
+                tensor = var.as_tensor().clone();
+                learned.insert(name.clone(), var);
             }
+            tensors.insert(name, tensor);
         }
         let optional = |name: &str| dir.join(name).exists();
         let files = OTHER_FILES.into_iter().filter(|name| optional(name));

@@ -32,6 +32,7 @@ use t2lc::base::decoder::Decoder;
 use t2lc::base::describe::describe_base;
 use t2lc::taskpack::{Example, ExampleSplit, TaskPack, TaskSplit};
 use t2lc::train::batch::{Row, TokenizedExample, TrainingBatch};
+use t2lc::train::condition::Condition;
 use t2lc::train::hypernet::{Hypernet, Init};
 use t2lc::train::learner::Learner;
 use t2lc::train::optimizer::AdamW;
@@ -115,7 +116,7 @@ fn main() -> Result<()> {
         let (loss, gradients) = step_gradients(&base, &net, &batch, &settings, 0.0, &mut rng)?;
         let parameters = net.parameters();
         let (rate, decay) = (LEARNING_RATE, WEIGHT_DECAY);
-        optimizer.update(&parameters, &gradients, step, rate, decay, CLIP_NORM)?;
+        optimizer.update(&parameters, &gradients, step, &|_| rate, decay, CLIP_NORM)?;
         losses.push(loss);
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -151,7 +152,8 @@ fn first_examples(pack: &TaskPack, chat: &Chat) -> Result<Vec<TaskExamples>> {
 fn rows<'t>(tasks: &'t [TaskExamples], step: usize, rng: &mut ChaCha8Rng) -> Vec<Row<'t>> {
     let row = |index: usize| {
         let TaskExamples { id, examples } = &tasks[index % tasks.len()];
-        let condition = (0..EMBEDDING_SIZE).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let embedding = (0..EMBEDDING_SIZE).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let condition = Condition::Embedding(embedding);
         Row { task: id.clone(), examples: examples.iter().collect(), condition }
     };
     (step * TASKS_PER_STEP..(step + 1) * TASKS_PER_STEP).map(row).collect()

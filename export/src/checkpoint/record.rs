@@ -37,6 +37,8 @@ pub struct RunRecord {
     pub seed: u64,
     /// What the run went on from.
     pub start: Option<StartRecord>,
+    /// Whether the run trained the text encoder as well.
+    pub trains_encoder: bool,
 }
 
 /// The bundle that a run went on from, as `state.json` has it.
@@ -66,6 +68,8 @@ struct Identity {
 #[derive(Deserialize)]
 struct Options {
     run: RunOptions,
+    #[serde(default)]
+    tune_encoder: f32,
 }
 
 #[derive(Deserialize)]
@@ -83,8 +87,13 @@ impl CheckpointRecord {
             (true, false) => {
                 let State { step, identity } = read_json(&dir.join(STATE_FILE))?;
                 let Identity { data, options, start_from: start } = identity;
-                let seed = options.run.seed;
-                Ok(Self::Trained(RunRecord { data, steps: step, seed, start }))
+                Ok(Self::Trained(RunRecord {
+                    data,
+                    steps: step,
+                    seed: options.run.seed,
+                    start,
+                    trains_encoder: options.tune_encoder > 0.0,
+                }))
             }
             (false, true) => load_origin(dir, config).map(Self::Imported),
             (false, false) => Err(CheckpointError::NoRecord { dir: dir.to_owned() }),
