@@ -88,6 +88,7 @@ impl TrainingData {
             kind == ConditionKind::Nothing || encoder.is_some(),
             "this training needs a text encoder"
         );
+        let encoder = encoder.filter(|_| kind != ConditionKind::Nothing);
         let preparation = Preparation { chat, encoder: encoder.as_ref(), kind, options };
         let of_tasks = |tasks: Vec<&Task>, split, wording| {
             workers::map(device, &tasks, |task| preparation.of_task(task, split, wording))

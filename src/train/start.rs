@@ -8,9 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use t2lc_export::checkpoint::{Checkpoint, StartRecord};
+use t2lc_export::encoder::build_encoder;
 use t2lc_export::thaw::{thaw, thaw_encoder};
+use t2lc_export::weights::WeightType;
 use t2lc_runtime::backend::exact::Exact;
-use t2lc_runtime::bundle::Bundle;
+use t2lc_runtime::bundle::{Bundle, ENCODER};
 use t2lc_runtime::describe::Description;
 use t2lc_runtime::encode::Encoder;
 
@@ -59,19 +61,31 @@ impl Start {
         published: &DescriptionEncoder,
         dir: &Path,
     ) -> Result<Option<TunedEncoder>> {
-        if self.embeds_alike(&published.embed(PROBE)?)? {
-            return Ok(None);
-        }
         let other = || {
             let name = &self.bundle.manifest.encoder.name;
             format!("the bundle that the run starts from has another text encoder, {name}")
         };
+        if self.holds(dir)? {
+            return Ok(None);
+        }
         let encoder = TunedEncoder::load(dir, published.device())?;
-        let layers = thaw_encoder(&self.bundle, &encoder.shapes()).with_context(other)?;
+        let layers = match thaw_encoder(&self.bundle, &encoder.shapes()) {
+            Ok(layers) => layers,
+            // A graph that was not built here was not trained here either.
+            Err(_) if self.embeds_alike(&published.embed(PROBE)?)? => return Ok(None),
+            Err(error) => return Err(error).with_context(other),
+        };
         encoder.set(layers)?;
         let embedding = encoder.embed(&[&published.tokens(PROBE)?])?.flatten_all()?.to_vec1()?;
         ensure!(self.embeds_alike(&embedding)?, other());
         Ok(Some(encoder))
+    }
+
+    /// Whether the bundle's encoder was built of this directory.
+    fn holds(&self, dir: &Path) -> Result<bool> {
+        let weights = self.bundle.manifest.encoder.weights.parse::<WeightType>();
+        let Ok(weights) = weights else { return Ok(false) };
+        Ok(build_encoder(dir, weights)? == *self.bundle.file(ENCODER)?)
     }
 
     /// Whether [`PROBE`] has this embedding in the bundle, or nearly.
