@@ -242,6 +242,10 @@ fn an_encoder_is_trained_with_the_network_and_goes_with_it() {
     let bundle = Bundle::open(&frozen).unwrap();
     assert_eq!(bundle.manifest.encoder.name, "all-MiniLM-L6-v2 (trained further)");
     assert_eq!(bundle.manifest.encoder.licence, "Apache-2.0 AND CC-BY-SA-4.0");
+    let refused = export(&[Path::new("--format"), Path::new("text-to-lora"), Path::new("--force")]);
+    assert_eq!(refused.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(error.contains("encoder of its own"), "{error}");
     // The bundle embeds as what was trained.
     let text = Description::new("Answer with the capital of the country.").unwrap();
     let own = Encoder::load(&bundle, &Exact::default()).unwrap().encode(&text).unwrap().values;

@@ -29,6 +29,12 @@ pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
             let error = anyhow!("--average is for bundles");
             return Err(Failure::environment("usage", error));
         }
+        if args.checkpoint.join(ENCODER_DIR).is_dir() {
+            let error = anyhow!("the checkpoint has a text encoder of its own");
+            let hint =
+                "the reference implementation reads a published one; export a bundle instead";
+            return Err(input(error).hint(hint));
+        }
         return write_back::run(args, quiet);
     }
     if args.model_dir.is_some() {
