@@ -81,6 +81,19 @@ fn run_options() -> RunOptions {
     }
 }
 
+/// A run in `dir`, on the small pack there.
+fn paths_in(dir: &Path, run: &str, start: Option<&Path>) -> TrainPaths {
+    TrainPaths {
+        base: support::parts::base_gguf(),
+        encoder: support::parts::encoder_dir(),
+        packs: vec![dir.join("pack")],
+        warm_start: None,
+        start_from: start.map(Path::to_owned),
+        library: None,
+        run: dir.join(run),
+    }
+}
+
 fn running() -> AtomicBool {
     AtomicBool::new(false)
 }
@@ -88,15 +101,7 @@ fn running() -> AtomicBool {
 #[test]
 fn a_resumed_run_ends_where_an_uninterrupted_one_does() {
     let dir = tempfile::tempdir().unwrap();
-    let paths = |run: &str| TrainPaths {
-        base: support::parts::base_gguf(),
-        encoder: support::parts::encoder_dir(),
-        packs: vec![dir.path().join("pack")],
-        warm_start: None,
-        start_from: None,
-        library: None,
-        run: dir.path().join(run),
-    };
+    let paths = |run: &str| paths_in(dir.path(), run, None);
     support::pack::small_pack(dir.path());
     // The optimizer has state of the encoder, too.
     let options = TrainOptions { tune_encoder: 0.1, ..options() };
@@ -152,15 +157,7 @@ fn a_gated_network_is_trained_frozen_and_trained_on() {
     support::pack::small_pack(dir.path());
     let pack = dir.path().join("pack");
     let frozen = dir.path().join("gated.t2lc");
-    let paths = |run: &str, start: Option<&Path>| TrainPaths {
-        base: support::parts::base_gguf(),
-        encoder: support::parts::encoder_dir(),
-        packs: vec![pack.clone()],
-        warm_start: None,
-        start_from: start.map(Path::to_owned),
-        library: None,
-        run: dir.path().join(run),
-    };
+    let paths = |run: &str, start: Option<&Path>| paths_in(dir.path(), run, start);
     let network = NetworkOptions { variant: Variant::Gated, ..options().network };
     let options = TrainOptions { network, ..options() };
     let first = train(&paths("first", None), &options, false, &running()).unwrap().last;
@@ -187,15 +184,7 @@ fn an_encoder_is_trained_with_the_network_and_goes_with_it() {
     support::pack::small_pack(dir.path());
     let pack = dir.path().join("pack");
     let frozen = dir.path().join("tuned.t2lc");
-    let paths = |run: &str, start: Option<&Path>| TrainPaths {
-        base: support::parts::base_gguf(),
-        encoder: support::parts::encoder_dir(),
-        packs: vec![pack.clone()],
-        warm_start: None,
-        start_from: start.map(Path::to_owned),
-        library: None,
-        run: dir.path().join(run),
-    };
+    let paths = |run: &str, start: Option<&Path>| paths_in(dir.path(), run, start);
     let network = NetworkOptions { variant: Variant::Gated, ..options().network };
     let tuned = TrainOptions { network, tune_encoder: 1.0, ..options() };
     let untuned = TrainOptions { tune_encoder: 0.0, ..tuned.clone() };
@@ -278,15 +267,7 @@ fn an_encoder_is_trained_with_the_network_and_goes_with_it() {
 fn training_goes_on_from_a_bundle() {
     let dir = tempfile::tempdir().unwrap();
     let bundle = support::parts::fixture("smollm2-135m-instruct.t2lc");
-    let paths = |run: &str, start: Option<&Path>| TrainPaths {
-        base: support::parts::base_gguf(),
-        encoder: support::parts::encoder_dir(),
-        packs: vec![dir.path().join("pack")],
-        warm_start: None,
-        start_from: start.map(Path::to_owned),
-        library: None,
-        run: dir.path().join(run),
-    };
+    let paths = |run: &str, start: Option<&Path>| paths_in(dir.path(), run, start);
     support::pack::small_pack(dir.path());
     let read = |path: PathBuf| fs::read_to_string(path).unwrap();
     let first_loss = |run: &str, start: Option<&Path>| -> f64 {
