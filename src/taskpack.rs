@@ -319,6 +319,18 @@ impl TaskPack {
     pub fn tasks_of(&self, split: TaskSplit) -> impl Iterator<Item = &Task> {
         self.tasks.iter().filter(move |t| t.split == split)
     }
+
+    /// Inputs of training examples that could pass for descriptions although they describe no task:
+    /// of three words or more, as a single word may well name a task, and neither too long nor
+    /// with control characters.
+    pub fn inputs_like_descriptions(&self) -> impl Iterator<Item = &str> {
+        const MIN_WORDS: usize = 3;
+        self.tasks_of(TaskSplit::Train)
+            .flat_map(|task| task.examples_of(ExampleSplit::Train))
+            .map(|example| example.input.as_str())
+            .filter(|input| input.split_whitespace().count() >= MIN_WORDS)
+            .filter(|input| Description::new(input).is_ok())
+    }
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ impl Judge {
     fn warned(&self, what: &str, texts: &[String]) -> f64 {
         let unfamiliar = |text: &&String| {
             let embedding = self.encoder.encode(&Description::new(text).unwrap()).unwrap();
-            self.table.nearest(&embedding.values, 1)[0].cosine < self.warn_below
+            !self.table.nearest(&embedding.values, 1).is_familiar(self.warn_below)
         };
         let warned = texts.iter().filter(unfamiliar).count();
         let share = warned as f64 / texts.len() as f64;

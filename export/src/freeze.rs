@@ -2,9 +2,9 @@
 //!
 //! The table of training descriptions is made with the very graph that goes into the bundle, and
 //! so is the threshold below which `compile` warns: the 5th percentile of the nearest-task cosine
-//! of real descriptions that training did not see. How many random texts it catches is recorded. Where
-//! there is no such description, or none is known at all, nothing is claimed and `compile` never
-//! warns.
+//! of real descriptions that training did not see, among which those that are nearest to a text
+//! without a task come first. How many random texts are caught is recorded. Where there is no
+//! such description, or none is known at all, nothing is claimed and `compile` never warns.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use t2lc_runtime::manifest::{
     EncoderInfo, FamiliarityInfo, FileEntry, HypernetInfo, Manifest, OriginInfo, SCHEMA,
     TrainingInfo,
 };
-use t2lc_runtime::nearest::TaskTable;
+use t2lc_runtime::nearest::{NO_TASK, Neighborhood, TaskTable};
 
 use crate::checkpoint::Checkpoint;
 use crate::embed::embed_all;
@@ -27,8 +27,10 @@ use crate::weights::WeightType;
 
 /// Share of unseen real descriptions that may be warned about.
 const WARNED_SHARE: f32 = 0.05;
-/// Random texts the threshold is measured on.
+/// Random texts the warning is measured on.
 const RANDOM_TEXTS: usize = 500;
+/// Random texts among the rows without a task; others than the warning is measured on.
+const RANDOM_ROWS: usize = 100;
 /// A threshold that no cosine is below.
 const NEVER: f32 = -1.0;
 
@@ -58,6 +60,8 @@ pub struct Descriptions {
     pub training: Vec<(String, String)>,
     /// Descriptions it did not see.
     pub unseen: Vec<String>,
+    /// Texts that describe no task, such as inputs.
+    pub no_task: Vec<String>,
 }
 
 /// Where a hypernetwork comes from.
@@ -141,15 +145,24 @@ pub fn freeze(
     Ok(all)
 }
 
-/// The table of training descriptions, and the threshold below which `compile` warns.
+/// The table of training descriptions and of texts that describe no task, and the threshold below
+/// which `compile` warns.
 fn tasks(
     encoder: &Encoder,
     descriptions: &Descriptions,
     width: usize,
 ) -> Result<(TaskTable, FamiliarityInfo), ExportError> {
-    let Descriptions { training, unseen } = descriptions;
-    let texts: Vec<&str> = training.iter().map(|(_, text)| text.as_str()).collect();
-    let tasks = training.iter().map(|(task, _)| task.clone());
+    let Descriptions { training, unseen, no_task } = descriptions;
+    let claims = !training.is_empty() && !unseen.is_empty();
+    let random = random_texts(RANDOM_ROWS + RANDOM_TEXTS);
+    let (random_rows, random) = random.split_at(RANDOM_ROWS);
+    let mut rows: Vec<(&str, &str)> =
+        training.iter().map(|(task, text)| (task.as_str(), text.as_str())).collect();
+    if claims {
+        rows.extend(no_task.iter().chain(random_rows).map(|text| (NO_TASK, text.as_str())));
+    }
+    let texts: Vec<&str> = rows.iter().map(|(_, text)| *text).collect();
+    let tasks = rows.iter().map(|(task, _)| (*task).to_owned());
     let rows: Vec<_> = tasks.zip(embed_all(encoder, &texts)?).collect();
     let table = if rows.is_empty() {
         // No row has shown yet that the encoder runs and has the width of the hypernetwork.
@@ -158,31 +171,36 @@ fn tasks(
     } else {
         TaskTable::from_embeddings(&rows)?
     };
-    if rows.is_empty() || unseen.is_empty() {
+    if !claims {
         let familiarity =
             FamiliarityInfo { warn_below: NEVER, warned_descriptions: 0.0, warned_random: 0.0 };
         return Ok((table, familiarity));
     }
-    let closest = |texts: &[String]| -> Result<Vec<f32>, ExportError> {
+    let near = |texts: &[String]| -> Result<Vec<Neighborhood>, ExportError> {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let embeddings = embed_all(encoder, &texts)?;
-        Ok(embeddings.iter().map(|values| table.nearest(values, 1)[0].cosine).collect())
+        Ok(embeddings.iter().map(|values| table.nearest(values, 1)).collect())
     };
-    let familiarity = calibrate(&closest(unseen)?, &closest(&random_texts(RANDOM_TEXTS))?);
+    let familiarity = calibrate(&near(unseen)?, &near(random)?);
     Ok((table, familiarity))
 }
 
-/// The threshold that warns about [`WARNED_SHARE`] of the unseen descriptions, and what it catches.
-fn calibrate(unseen: &[f32], random: &[f32]) -> FamiliarityInfo {
-    let mut sorted = unseen.to_vec();
+/// The threshold that, with the rows without a task, warns about [`WARNED_SHARE`] of the unseen
+/// descriptions, and what both catch.
+fn calibrate(unseen: &[Neighborhood], random: &[Neighborhood]) -> FamiliarityInfo {
+    let cosine = |near: &Neighborhood| match near.tasks.first() {
+        Some(task) if near.is_familiar(NEVER) => task.cosine,
+        _ => NEVER,
+    };
+    let mut sorted: Vec<f32> = unseen.iter().map(cosine).collect();
     sorted.sort_by(f32::total_cmp);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a length
     let place = (sorted.len() as f32 * WARNED_SHARE) as usize;
     // Two decimals: digits beyond that are noise, and differ between backends.
     let warn_below = sorted.get(place).map_or(NEVER, |cosine| (cosine * 100.0).floor() / 100.0);
-    let share = |cosines: &[f32]| {
-        let warned = cosines.iter().filter(|c| **c < warn_below).count();
-        (warned as f32 / cosines.len().max(1) as f32 * 1000.0).round() / 1000.0
+    let share = |texts: &[Neighborhood]| {
+        let warned = texts.iter().filter(|near| !near.is_familiar(warn_below)).count();
+        (warned as f32 / texts.len().max(1) as f32 * 1000.0).round() / 1000.0
     };
     FamiliarityInfo { warn_below, warned_descriptions: share(unseen), warned_random: share(random) }
 }
@@ -213,14 +231,29 @@ fn random_texts(count: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use t2lc_runtime::nearest::{Neighbor, Neighborhood};
+
     use super::{calibrate, random_texts};
+
+    fn near(cosine: f32, no_task: f32) -> Neighborhood {
+        Neighborhood { tasks: vec![Neighbor { task: "t".into(), cosine }], no_task }
+    }
 
     #[test]
     fn the_threshold_spares_real_descriptions() {
-        let unseen: Vec<f32> = (0..100u8).map(|i| 0.5 + f32::from(i) / 250.0).collect();
-        let found = calibrate(&unseen, &[0.1, 0.2, 0.3, 0.9]);
+        let mut unseen: Vec<_> =
+            (0..100u8).map(|i| near(0.5 + f32::from(i) / 250.0, -1.0)).collect();
+        let mut random: Vec<_> = [0.1, 0.2, 0.3, 0.9].map(|cosine| near(cosine, -1.0)).to_vec();
+        let found = calibrate(&unseen, &random);
         assert!((found.warn_below - 0.52).abs() < 1e-6, "{found:?}");
         assert!(found.warned_descriptions <= 0.06 && found.warned_random > 0.74, "{found:?}");
+
+        // What is nearest to a text without a task counts as warned before the threshold does.
+        unseen[90].no_task = 1.0;
+        random[3].no_task = 1.0;
+        let found = calibrate(&unseen, &random);
+        assert!((found.warn_below - 0.51).abs() < 1e-6, "{found:?}");
+        assert!(found.warned_descriptions <= 0.06 && found.warned_random > 0.99, "{found:?}");
     }
 
     #[test]

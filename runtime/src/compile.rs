@@ -14,7 +14,7 @@ use crate::encode::{Encoder, TaskEmbedding};
 use crate::error::Error;
 use crate::fold::fold_and_balance;
 use crate::generate::{Generator, LoraPair};
-use crate::nearest::{Neighbor, TaskTable};
+use crate::nearest::{Neighbor, Neighborhood, TaskTable};
 use crate::peft::{peft_adapter, peft_dtype};
 use crate::progress::{Stage, Watch, report, unwatched};
 use crate::quantize::Quantization;
@@ -250,7 +250,7 @@ impl Compiler {
         let embedding = self.encoder.encode(description)?;
         let nearest = self.tasks.nearest(&embedding.values, count.max(1));
         let familiar = is_familiar(&self.bundle, &nearest);
-        Ok(Similarity { nearest: nearest.into_iter().take(count).collect(), familiar })
+        Ok(Similarity { nearest: nearest.tasks.into_iter().take(count).collect(), familiar })
     }
 
     /// Class of arithmetic of the backend.
@@ -328,10 +328,9 @@ pub(crate) fn compile_once_as(
     request.assemble(Encoded { embedding, nearest }, pairs, &mut unwatched)
 }
 
-/// Whether a description is as close to the training descriptions as unseen real ones are. Where
-/// none are known, nothing can be said against it.
-fn is_familiar(bundle: &Bundle, nearest: &[Neighbor]) -> bool {
-    nearest.first().is_none_or(|n| n.cosine >= bundle.manifest.familiarity.warn_below)
+/// Whether a description is as close to the training descriptions as unseen real ones are.
+fn is_familiar(bundle: &Bundle, nearest: &Neighborhood) -> bool {
+    nearest.is_familiar(bundle.manifest.familiarity.warn_below)
 }
 
 /// The training tasks that a description is nearest to.
@@ -347,7 +346,7 @@ pub struct Similarity {
 #[derive(Clone)]
 struct Encoded {
     embedding: TaskEmbedding,
-    nearest: Vec<Neighbor>,
+    nearest: Neighborhood,
 }
 
 /// What is compiled, from what.
@@ -416,7 +415,7 @@ impl Request<'_> {
             recipe,
             content,
             familiar: is_familiar(bundle, &nearest),
-            nearest,
+            nearest: nearest.tasks,
             tokens: embedding.tokens,
             truncated: embedding.truncated,
             tensors: 2 * pairs.len(),

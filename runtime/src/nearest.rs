@@ -2,8 +2,11 @@
 //!
 //! `tasks.safetensors` holds the unit-length embeddings of the training descriptions as `codes`
 //! i8 `[n, E]` with `scales` f32 `[n]`, and the task of each row in the metadata key `t2lc`. A
-//! description whose nearest cosine is below the bundle's threshold is unlike anything seen. Where
-//! no training description is known, as for an imported network, the table has no rows.
+//! description whose nearest cosine is below the bundle's threshold is unlike anything seen. Rows may
+//! also be of texts that describe no task: their task is [`NO_TASK`], and what is nearer to one of
+//! them than to any description is unfamiliar as well, since an encoder may put all such texts close
+//! to some description. Where no training description is known, as for an imported network, the table
+//! has no rows.
 
 use std::collections::HashMap;
 
@@ -12,6 +15,9 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use serde::Serialize;
 
 use crate::bundle::{Bundle, BundleError, TASKS};
+
+/// The task of a row that describes none.
+pub const NO_TASK: &str = "";
 
 /// Why the table cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +46,33 @@ pub struct Neighbor {
     pub cosine: f32,
 }
 
-/// Embeddings of the training descriptions.
+/// What is near a description.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Neighborhood {
+    /// Training tasks, nearest first; none from a table without rows.
+    pub tasks: Vec<Neighbor>,
+    /// Cosine similarity to the nearest text that describes no task; -1 where the table has none.
+    pub no_task: f32,
+}
+
+impl Neighborhood {
+    /// Whether the nearest row is a training description, and no further than `warn_below`, a
+    /// cosine. Where no description is known, nothing can be said against any.
+    ///
+    /// ```
+    /// # use t2lc_runtime::nearest::{Neighbor, Neighborhood};
+    /// let tasks = vec![Neighbor { task: "plural".into(), cosine: 0.8 }];
+    /// let near = Neighborhood { tasks, no_task: 0.7 };
+    /// assert!(near.is_familiar(0.5) && !near.is_familiar(0.9));
+    /// assert!(!Neighborhood { no_task: 0.9, ..near }.is_familiar(0.5));
+    /// ```
+    pub fn is_familiar(&self, warn_below: f32) -> bool {
+        let familiar = |n: &Neighbor| n.cosine >= warn_below && n.cosine >= self.no_task;
+        self.tasks.first().is_none_or(familiar)
+    }
+}
+
+/// Embeddings of the training descriptions, and of texts that describe no task.
 #[derive(Debug, Clone)]
 pub struct TaskTable {
     /// Task id of each row.
@@ -58,7 +90,8 @@ impl TaskTable {
         Self { tasks: Vec::new(), codes: Bytes::new(), scales: Vec::new(), width }
     }
 
-    /// Quantizes embeddings of any length, one `(task, embedding)` per description.
+    /// Quantizes embeddings of any length, one `(task, embedding)` per description or, with
+    /// [`NO_TASK`], per text that describes no task.
     ///
     /// # Errors
     /// Embeddings of different widths, or none.
@@ -150,9 +183,9 @@ impl TaskTable {
         Ok(safetensors::serialize(tensors, Some(metadata))?)
     }
 
-    /// The `count` nearest tasks, nearest first, each with its closest description's cosine; none
-    /// from a table without rows.
-    pub fn nearest(&self, embedding: &[f32], count: usize) -> Vec<Neighbor> {
+    /// The `count` nearest tasks, each with its closest description's cosine, and how near a text
+    /// without a task is.
+    pub fn nearest(&self, embedding: &[f32], count: usize) -> Neighborhood {
         let length = embedding.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
         let mut best: HashMap<&str, f32> = HashMap::new();
         let rows = self.codes.chunks_exact(self.width).zip(&self.scales).zip(&self.tasks);
@@ -162,11 +195,12 @@ impl TaskTable {
             let entry = best.entry(task).or_insert(cosine);
             *entry = entry.max(cosine);
         }
+        let no_task = best.remove(NO_TASK).unwrap_or(-1.0);
         let mut tasks: Vec<Neighbor> =
             best.into_iter().map(|(task, cosine)| Neighbor { task: task.into(), cosine }).collect();
         tasks.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then_with(|| a.task.cmp(&b.task)));
         tasks.truncate(count);
-        tasks
+        Neighborhood { tasks, no_task }
     }
 }
 
@@ -210,15 +244,20 @@ impl View for Part {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, TaskTable};
+    use super::{Bytes, NO_TASK, TaskTable};
+
+    fn table(rows: &[(&str, [f32; 2])]) -> TaskTable {
+        let rows: Vec<_> = rows.iter().map(|(t, v)| ((*t).to_owned(), v.to_vec())).collect();
+        let bytes = TaskTable::from_embeddings(&rows).unwrap().to_bytes().unwrap();
+        TaskTable::from_bytes(&bytes.into()).unwrap()
+    }
 
     #[test]
     fn the_nearest_task_comes_first_and_once() {
-        let rows = [("a", vec![1.0, 0.0]), ("b", vec![0.0, 2.0]), ("a", vec![3.0, 3.0])];
-        let rows: Vec<_> = rows.into_iter().map(|(t, v)| (t.to_owned(), v)).collect();
-        let table = TaskTable::from_embeddings(&rows).unwrap();
-        let table = TaskTable::from_bytes(&table.to_bytes().unwrap().into()).unwrap();
-        let nearest = table.nearest(&[0.1, 5.0], 5);
+        let table = table(&[("a", [1.0, 0.0]), ("b", [0.0, 2.0]), ("a", [3.0, 3.0])]);
+        let near = table.nearest(&[0.1, 5.0], 5);
+        assert!(near.no_task <= -1.0 && near.is_familiar(0.9));
+        let nearest = near.tasks;
         assert_eq!(nearest.len(), 2);
         assert_eq!(nearest[0].task, "b");
         assert!((nearest[0].cosine - 1.0).abs() < 1e-2);
@@ -226,10 +265,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_nearest_to_a_text_without_a_task_is_unfamiliar() {
+        let table = table(&[("a", [1.0, 0.0]), (NO_TASK, [1.0, 1.0]), (NO_TASK, [-1.0, 0.0])]);
+        let near = table.nearest(&[1.0, 0.9], 5);
+        assert_eq!(near.tasks.len(), 1);
+        assert!(near.tasks[0].cosine > 0.7 && near.no_task > 0.99);
+        assert!(!near.is_familiar(0.5));
+        assert!(table.nearest(&[1.0, 0.1], 5).is_familiar(0.5));
+    }
+
+    #[test]
     fn a_table_without_rows_has_a_width_and_no_neighbours() {
         let bytes = TaskTable::empty(2).to_bytes().unwrap().into();
         let table = TaskTable::from_bytes(&bytes).unwrap();
-        assert_eq!((table.width, table.nearest(&[0.1, 5.0], 5)), (2, Vec::new()));
+        let near = table.nearest(&[0.1, 5.0], 5);
+        assert!(table.width == 2 && near.tasks.is_empty() && near.is_familiar(0.9));
         let none = TaskTable::empty(0).to_bytes().unwrap().into();
         assert!(TaskTable::from_bytes(&none).is_err());
     }

@@ -21,6 +21,8 @@ use super::write_back::{self, ExportFormat};
 
 /// Licence of a hypernetwork that was trained here, unless another is given.
 const LICENCE: &str = "CC-BY-SA-4.0";
+/// Inputs that stand for texts without a task, at most.
+const INPUTS: usize = 300;
 
 /// Runs the verb.
 pub(crate) fn run(args: &ExportArgs, quiet: bool) -> Outcome {
@@ -140,7 +142,7 @@ fn provenance(
 /// What is known of the descriptions that an imported network was trained on.
 pub(crate) fn known_descriptions(list: Option<&Path>) -> Result<Descriptions, Failure> {
     let training = list.map(read_descriptions).transpose().map_err(input)?;
-    Ok(Descriptions { training: training.unwrap_or_default(), unseen: Vec::new() })
+    Ok(Descriptions { training: training.unwrap_or_default(), ..Descriptions::default() })
 }
 
 /// What the manifest says of a run that was on this pack.
@@ -161,9 +163,9 @@ fn licences(pack: &TaskPack, start: Option<&StartRecord>) -> Vec<String> {
     distinct.into_iter().map(str::to_owned).collect()
 }
 
-/// What training saw, and what it did not: descriptions of held-out tasks, or wordings kept out of
-/// training where the pack holds no task out. Known tasks in other words are too easy to tell from
-/// nonsense to set a threshold by.
+/// What training saw, what it did not, and inputs. Unseen are descriptions of held-out tasks, or
+/// wordings kept out of training where the pack holds no task out: known tasks in other words are
+/// too easy to tell from nonsense to set a threshold by.
 fn descriptions(pack: &TaskPack) -> Descriptions {
     let (mut training, mut other_wordings) = (Vec::new(), Vec::new());
     for task in pack.tasks_of(TaskSplit::Train) {
@@ -175,5 +177,8 @@ fn descriptions(pack: &TaskPack) -> Descriptions {
     let held_out = pack.tasks_of(TaskSplit::Heldout);
     let held_out: Vec<String> = held_out.flat_map(|task| task.descriptions.clone()).collect();
     let unseen = if held_out.is_empty() { other_wordings } else { held_out };
-    Descriptions { training, unseen }
+    let inputs: Vec<&str> = pack.inputs_like_descriptions().collect();
+    let every = inputs.len().div_ceil(INPUTS).max(1);
+    let no_task = inputs.into_iter().step_by(every).map(str::to_owned).collect();
+    Descriptions { training, unseen, no_task }
 }

@@ -75,8 +75,8 @@ pub fn task_points(
         let text = Description::new(description).with_context(cannot)?;
         let embedding = encoder.encode(&text).with_context(cannot)?;
         let pairs = generator.generate(&embedding).with_context(cannot)?;
-        let nearest =
-            if training { None } else { table.nearest(&embedding.values, 1).into_iter().next() };
+        let near = (!training).then(|| table.nearest(&embedding.values, 1));
+        let nearest = near.and_then(|near| near.tasks.into_iter().next());
         points.push(TaskPoint {
             id: task.id.clone(),
             tier: tier(task).to_owned(),

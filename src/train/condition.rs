@@ -13,6 +13,10 @@ pub enum Condition {
     /// The tokens of a description, for an encoder that is trained as well and so embeds it anew in
     /// each step.
     Tokens(Vec<u32>),
+    /// The tokens of a text that describes no task: embedded like a description, but the encoder
+    /// does not learn from it. If it did, it would draw all such texts to one place, and short
+    /// descriptions with them.
+    NoTask(Vec<u32>),
 }
 
 impl Condition {
@@ -31,7 +35,9 @@ pub fn stack_conditions(conditions: &[Condition], device: &Device) -> Result<Ten
     for condition in conditions {
         match condition {
             Condition::Embedding(values) => rows.push(values.as_slice()),
-            Condition::Tokens(_) => bail!("this learner reads embeddings, not tokens"),
+            Condition::Tokens(_) | Condition::NoTask(_) => {
+                bail!("this learner reads embeddings, not tokens")
+            }
         }
     }
     stack_embeddings(&rows, device)

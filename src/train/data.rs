@@ -146,8 +146,10 @@ impl TrainingData {
 fn embedded(condition: &Condition, encoder: Option<&DescriptionEncoder>) -> Result<Vec<f32>> {
     match (condition, encoder) {
         (Condition::Embedding(values), _) => Ok(values.clone()),
-        (Condition::Tokens(tokens), Some(encoder)) => encoder.embed_tokens(tokens),
-        (Condition::Tokens(_), None) => bail!("tokens need an encoder"),
+        (Condition::Tokens(tokens) | Condition::NoTask(tokens), Some(encoder)) => {
+            encoder.embed_tokens(tokens)
+        }
+        (Condition::Tokens(_) | Condition::NoTask(_), None) => bail!("tokens need an encoder"),
     }
 }
 

@@ -3,26 +3,23 @@
 //! In: a task pack, the text encoder and a seed. Out: embeddings of as many random strings as of
 //! inputs of training tasks. A few of them go into every batch, and the adapters that they get are
 //! drawn to `lora_b` = 0, so that a text that means nothing leaves the base alone. They cost no
-//! pass through the base.
+//! pass through the base. A text encoder that is trained as well does not learn from them.
 
 use anyhow::Result;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use t2lc_runtime::describe::Description;
 
 use super::condition::Condition;
 use super::embed::DescriptionEncoder;
-use crate::taskpack::{ExampleSplit, TaskPack, TaskSplit};
+use crate::taskpack::TaskPack;
 use crate::workers;
 
 /// Texts that are drawn from, half of either kind.
 const TEXTS: usize = 400;
 /// Stream of the seed's random numbers that the texts come from; batches have others.
 const STREAM: u64 = 1 << 40;
-/// Words of an input that is taken for a text, at least: a single word may well name a task.
-const MIN_WORDS: usize = 3;
 /// What random strings are made of, one line each.
 const ALPHABETS: [&str; 3] = [
     "abcdefghijklmnopqrstuvwxyz ",
@@ -65,7 +62,12 @@ impl Nonsense {
         if per_batch == 0 {
             return Ok(None);
         }
-        let condition = |text: &String| encoder.condition(text);
+        let condition = |text: &String| {
+            Ok(match encoder.condition(text)? {
+                Condition::Tokens(tokens) => Condition::NoTask(tokens),
+                other => other,
+            })
+        };
         let conditions = workers::map(encoder.device(), &texts(pack, seed), condition)?;
         Ok(Some(Self { conditions, per_batch, decay }))
     }
@@ -80,13 +82,7 @@ impl Nonsense {
 fn texts(pack: &TaskPack, seed: u64) -> Vec<String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(STREAM);
-    let examples = pack.tasks_of(TaskSplit::Train).flat_map(|t| t.examples_of(ExampleSplit::Train));
-    let inputs: Vec<&str> = examples
-        .map(|example| example.input.as_str())
-        .filter(|input| input.split_whitespace().count() >= MIN_WORDS)
-        // Long inputs, and those with control characters, are no descriptions at all.
-        .filter(|input| Description::new(input).is_ok())
-        .collect();
+    let inputs: Vec<&str> = pack.inputs_like_descriptions().collect();
     let inputs: Vec<&&str> = inputs.choose_multiple(&mut rng, TEXTS / 2).collect();
     let random: Vec<String> = (0..TEXTS / 2).map(|_| random_text(&mut rng)).collect();
     random.into_iter().chain(inputs.into_iter().map(|input| (*input).to_owned())).collect()

@@ -118,6 +118,28 @@ impl TunedEncoder {
         Ok((pooled.broadcast_div(&length)? * (pooled.dim(D::Minus1)? as f64).sqrt())?)
     }
 
+    /// Embeddings of conditions, `[conditions, E]`, with gradients from those that describe a task.
+    ///
+    /// # Errors
+    /// As [`TunedEncoder::embed`], and conditions that are embeddings already.
+    pub fn embed_conditions(&self, conditions: &[Condition]) -> Result<Tensor> {
+        let (mut texts, mut learned) = (Vec::with_capacity(conditions.len()), Vec::new());
+        for condition in conditions {
+            let (tokens, share) = match condition {
+                Condition::Tokens(tokens) => (tokens, 1.0_f32),
+                Condition::NoTask(tokens) => (tokens, 0.0),
+                Condition::Embedding(_) => bail!("a trained encoder reads tokens, not embeddings"),
+            };
+            texts.push(tokens.as_slice());
+            learned.push(share);
+        }
+        let embeddings = self.embed(&texts)?;
+        let fixed = embeddings.detach();
+        let learned = Tensor::from_vec(learned, (texts.len(), 1), fixed.device())?;
+        // The same values; the difference, zero, carries the share of the gradient.
+        Ok(((embeddings - &fixed)?.broadcast_mul(&learned)? + fixed)?)
+    }
+
     /// Shapes of what is learned, by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         self.learned.iter().map(|(name, var)| (name.clone(), var.dims().to_vec())).collect()
@@ -240,14 +262,7 @@ impl Learner for EncodingHypernet<'_> {
         conditions: &[Condition],
         noise: Option<&mut ChaCha8Rng>,
     ) -> Result<Vec<GeneratedModule>> {
-        let mut texts = Vec::with_capacity(conditions.len());
-        for condition in conditions {
-            match condition {
-                Condition::Tokens(tokens) => texts.push(tokens.as_slice()),
-                Condition::Embedding(_) => bail!("a trained encoder reads tokens, not embeddings"),
-            }
-        }
-        let embeddings = self.encoder.embed(&texts)?;
+        let embeddings = self.encoder.embed_conditions(conditions)?;
         let fixed = self.rate_share == 0.0;
         self.net.forward(&if fixed { embeddings.detach() } else { embeddings }, noise)
     }

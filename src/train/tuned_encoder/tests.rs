@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 use super::TunedEncoder;
+use crate::train::condition::Condition;
 
 const HIDDEN: usize = 8;
 const WIDE: usize = 12;
@@ -112,6 +114,31 @@ fn texts_are_embedded_alike_alone_and_together() {
             assert!((a - b).abs() < 1e-5);
         }
     }
+}
+
+#[test]
+fn texts_without_a_task_are_embedded_and_not_learned_from() {
+    let encoder = load(model(CONFIG).path());
+    let [task, other] = TEXTS.map(<[u32]>::to_vec);
+    let embed = |conditions: &[Condition]| encoder.embed_conditions(conditions).unwrap();
+    let both = embed(&[Condition::NoTask(other.clone()), Condition::Tokens(task.clone())]);
+    let expected = encoder.embed(&[&other, &task]).unwrap();
+    assert_eq!(both.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+
+    let weights = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap();
+    let gradients = |embeddings: Tensor| {
+        embeddings.broadcast_mul(&weights).unwrap().sum_all().unwrap().backward().unwrap()
+    };
+    let (of_both, of_task) = (gradients(both), gradients(embed(&[Condition::Tokens(task)])));
+    for (name, var) in &encoder.learned {
+        let of =
+            |found: &GradStore| found.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>();
+        for (both, task) in of(&of_both).unwrap().into_iter().zip(of(&of_task).unwrap()) {
+            assert!((both - task).abs() < 1e-4, "`{name}`: {both}, {task}");
+        }
+    }
+    let embedding = Condition::Embedding(vec![0.0; HIDDEN]);
+    assert!(encoder.embed_conditions(&[embedding]).is_err());
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn frozen(
     let files = freeze(
         &imported.checkpoint,
         &EncoderSource::Directory(encoder),
-        &Descriptions { training, unseen: Vec::new() },
+        &Descriptions { training, ..Descriptions::default() },
         Provenance::Imported(origin),
         &options,
         &Exact::new(1),
