@@ -183,7 +183,7 @@ pub enum ExportError {
     /// The encoder just built does not run.
     #[error(transparent)]
     Encode(#[from] t2lc_runtime::encode::EncodeError),
-    /// The table of training descriptions cannot be made.
+    /// The table of training tasks cannot be made.
     #[error(transparent)]
     Nearest(#[from] t2lc_runtime::nearest::NearestError),
     /// The manifest cannot be written as JSON.

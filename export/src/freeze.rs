@@ -1,9 +1,9 @@
 //! Checkpoint, encoder and descriptions → the files of a bundle.
 //!
-//! The table of training descriptions is made with the very graph that goes into the bundle, and
-//! so is the threshold below which `compile` warns: the 5th percentile of the nearest-task cosine
-//! of real descriptions that training did not see, among which those that are nearest to a text
-//! without a task come first. How many random texts are caught is recorded. Where there is no
+//! The table of training tasks is made with the very graph that goes into the bundle, and so is
+//! the threshold below which `compile` warns: the 5th percentile of the nearest-task cosine of real
+//! descriptions that training did not see, among which those that are nearest to a text without a
+//! task come first. How many random texts are caught is recorded. Where there is no
 //! such description, or none is known at all, nothing is claimed and `compile` never warns.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use t2lc_runtime::manifest::{
 };
 use t2lc_runtime::nearest::{NO_TASK, Neighborhood, TaskTable};
 
+use crate::centres::centres;
 use crate::checkpoint::Checkpoint;
 use crate::embed::embed_all;
 use crate::encoder::{EncoderFiles, EncoderSource};
@@ -145,8 +146,8 @@ pub fn freeze(
     Ok(all)
 }
 
-/// The table of training descriptions and of texts that describe no task, and the threshold below
-/// which `compile` warns.
+/// The table of training tasks and of texts that describe none, and the threshold below which
+/// `compile` warns.
 fn tasks(
     encoder: &Encoder,
     descriptions: &Descriptions,
@@ -156,14 +157,21 @@ fn tasks(
     let claims = !training.is_empty() && !unseen.is_empty();
     let random = random_texts(RANDOM_ROWS + RANDOM_TEXTS);
     let (random_rows, random) = random.split_at(RANDOM_ROWS);
-    let mut rows: Vec<(&str, &str)> =
-        training.iter().map(|(task, text)| (task.as_str(), text.as_str())).collect();
-    if claims {
-        rows.extend(no_task.iter().chain(random_rows).map(|text| (NO_TASK, text.as_str())));
+    let mut of_tasks: BTreeMap<&str, Vec<Vec<f32>>> = BTreeMap::new();
+    let texts: Vec<&str> = training.iter().map(|(_, text)| text.as_str()).collect();
+    for ((task, _), values) in training.iter().zip(embed_all(encoder, &texts)?) {
+        of_tasks.entry(task).or_default().push(values);
     }
-    let texts: Vec<&str> = rows.iter().map(|(_, text)| *text).collect();
-    let tasks = rows.iter().map(|(task, _)| (*task).to_owned());
-    let rows: Vec<_> = tasks.zip(embed_all(encoder, &texts)?).collect();
+    let row = |task: &str, values: Vec<f32>| (task.to_owned(), values);
+    let mut rows: Vec<(String, Vec<f32>)> = Vec::new();
+    for (task, embeddings) in of_tasks {
+        rows.extend(centres(&embeddings).into_iter().map(|values| row(task, values)));
+    }
+    if claims {
+        let texts: Vec<&str> = no_task.iter().chain(random_rows).map(String::as_str).collect();
+        let embeddings = embed_all(encoder, &texts)?.into_iter();
+        rows.extend(embeddings.map(|values| row(NO_TASK, values)));
+    }
     let table = if rows.is_empty() {
         // No row has shown yet that the encoder runs and has the width of the hypernetwork.
         embed_all(encoder, &["a description"])?;

@@ -360,7 +360,7 @@ size_t t2lc_similarity_count(const struct t2lc_similarity *similarity);
 // Id of a task; NULL beyond the last.
 const char *t2lc_similarity_task(const struct t2lc_similarity *similarity, size_t index);
 
-// Cosine to the closest description of a task, at most 1; NaN beyond the last.
+// Cosine to the nearest mean of a task's descriptions, at most 1; NaN beyond the last.
 float t2lc_similarity_cosine(const struct t2lc_similarity *similarity, size_t index);
 
 // Whether the description is as close to the training descriptions as unseen real ones are.

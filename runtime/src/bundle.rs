@@ -26,7 +26,7 @@ pub const ENCODER: &str = "encoder.onnx";
 pub const HYPERNET: &str = "hypernet.onnx";
 /// The text encoder's tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
-/// Embeddings of the training descriptions.
+/// Mean embeddings of the training descriptions, by task.
 pub const TASKS: &str = "tasks.safetensors";
 /// The files every bundle has besides the manifest.
 pub const FILES: [&str; 4] = [ENCODER, HYPERNET, TOKENIZER, TASKS];

@@ -99,7 +99,7 @@ pub struct OriginInfo {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityInfo {
-    /// Cosine to the nearest training description below which `compile` warns; -1 if nothing is
+    /// Cosine to the nearest training task below which `compile` warns; -1 if nothing is
     /// known that it could be measured on.
     pub warn_below: f32,
     /// Share of descriptions kept out of training that would be warned about.

@@ -1,12 +1,12 @@
-//! Which training descriptions a new one is closest to.
+//! Which training tasks a description is closest to.
 //!
-//! `tasks.safetensors` holds the unit-length embeddings of the training descriptions as `codes`
-//! i8 `[n, E]` with `scales` f32 `[n]`, and the task of each row in the metadata key `t2lc`. A
-//! description whose nearest cosine is below the bundle's threshold is unlike anything seen. Rows may
-//! also be of texts that describe no task: their task is [`NO_TASK`], and what is nearer to one of
-//! them than to any description is unfamiliar as well, since an encoder may put all such texts close
-//! to some description. Where no training description is known, as for an imported network, the table
-//! has no rows.
+//! `tasks.safetensors` holds unit vectors, means of the embeddings of each task's training
+//! descriptions, as `codes` i8 `[n, E]` with `scales` f32 `[n]`, and the task of each row in the
+//! metadata key `t2lc`. A description whose nearest cosine is below the bundle's threshold is unlike
+//! anything seen. Rows may also be of texts that describe no task: their task is [`NO_TASK`], and
+//! what is nearer to one of them than to any task is unfamiliar as well, since an encoder may put
+//! all such texts close to some task. Where no training description is known, as for an imported
+//! network, the table has no rows.
 
 use std::collections::HashMap;
 
@@ -37,7 +37,7 @@ pub enum NearestError {
     },
 }
 
-/// A training task and how close its closest description is.
+/// A training task and how close its descriptions are.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Neighbor {
     /// The task's id.
@@ -56,7 +56,7 @@ pub struct Neighborhood {
 }
 
 impl Neighborhood {
-    /// Whether the nearest row is a training description, and no further than `warn_below`, a
+    /// Whether the nearest row is that of a training task, and no further than `warn_below`, a
     /// cosine. Where no description is known, nothing can be said against any.
     ///
     /// ```
@@ -72,7 +72,7 @@ impl Neighborhood {
     }
 }
 
-/// Embeddings of the training descriptions, and of texts that describe no task.
+/// Mean embeddings of training tasks, and embeddings of texts that describe none.
 #[derive(Debug, Clone)]
 pub struct TaskTable {
     /// Task id of each row.
@@ -90,8 +90,8 @@ impl TaskTable {
         Self { tasks: Vec::new(), codes: Bytes::new(), scales: Vec::new(), width }
     }
 
-    /// Quantizes embeddings of any length, one `(task, embedding)` per description or, with
-    /// [`NO_TASK`], per text that describes no task.
+    /// Quantizes embeddings of any length, `(task, embedding)` pairs; those of texts that describe
+    /// no task have [`NO_TASK`].
     ///
     /// # Errors
     /// Embeddings of different widths, or none.
@@ -183,8 +183,8 @@ impl TaskTable {
         Ok(safetensors::serialize(tensors, Some(metadata))?)
     }
 
-    /// The `count` nearest tasks, each with its closest description's cosine, and how near a text
-    /// without a task is.
+    /// The `count` nearest tasks, each with its nearest row's cosine, and how near a text without
+    /// a task is.
     pub fn nearest(&self, embedding: &[f32], count: usize) -> Neighborhood {
         let length = embedding.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
         let mut best: HashMap<&str, f32> = HashMap::new();

@@ -171,8 +171,8 @@ fn familiarity_figure(
     Ok(captioned(
         &plot("wide", "Gain of every task by its similarity to the training tasks", &svg),
         "How much better than the base alone the compiled adapter is, by the similarity of the \
-         task's first description to the nearest description of training. The score is the mean \
-         over all descriptions.",
+         task's first description to the nearest training task. The score is the mean over all \
+         descriptions.",
     ))
 }
 

@@ -9,7 +9,7 @@ from ._library import LIBRARY, text
 
 
 class NearestTask(NamedTuple):
-    """A training task and how close its closest description is."""
+    """A training task and how close its descriptions are."""
 
     #: The task's id.
     id: str

@@ -48,7 +48,7 @@ pub extern "C" fn t2lc_similarity_task(
     })
 }
 
-/// Cosine to the closest description of a task, at most 1; NaN beyond the last.
+/// Cosine to the nearest mean of a task's descriptions, at most 1; NaN beyond the last.
 #[unsafe(no_mangle)]
 pub extern "C" fn t2lc_similarity_cosine(similarity: *const t2lc_similarity, index: usize) -> f32 {
     of(similarity, f32::NAN, |near| near.tasks.get(index).map_or(f32::NAN, |(_, cosine)| *cosine))

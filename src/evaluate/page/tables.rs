@@ -80,7 +80,7 @@ pub(super) fn nearest(evaluation: &Evaluation, maps: &[TaskPoint]) -> String {
         return String::new();
     }
     let header = ["task", "first description", "nearest training task", "cosine"];
-    table("Cosine similarity to the nearest description of training", &header, 3, rows.into_iter())
+    table("Cosine similarity to the nearest training task", &header, 3, rows.into_iter())
 }
 
 /// A table whose first `texts` columns hold text and the others numbers, aligned to the right. The

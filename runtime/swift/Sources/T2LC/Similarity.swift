@@ -7,7 +7,7 @@ public struct Similarity: Sendable, Equatable {
     /// A training task.
     public struct NearestTask: Sendable, Equatable, Identifiable {
         public let id: String
-        /// Cosine to the closest description of the task, at most 1.
+        /// Cosine to the nearest mean of the task's descriptions, at most 1.
         public let cosine: Float
     }
 

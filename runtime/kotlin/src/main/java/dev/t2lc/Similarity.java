@@ -22,7 +22,7 @@ public final class Similarity {
             return id;
         }
 
-        /** Cosine to the closest description of the task, at most 1. */
+        /** Cosine to the nearest mean of the task's descriptions, at most 1. */
         public float cosine() {
             return cosine;
         }
