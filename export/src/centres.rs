@@ -19,10 +19,9 @@ pub(crate) fn centres(embeddings: &[Vec<f32>]) -> Vec<Vec<f32>> {
     while centres.len() < CENTRES {
         let nearest = texts.iter().map(|text| nearest(&centres, text).1);
         let furthest = nearest.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
-        match furthest {
-            Some((text, cosine)) if cosine < 1.0 - f32::EPSILON => centres.push(texts[text].clone()),
-            _ => break,
-        }
+        let different = furthest.filter(|(_, cosine)| *cosine < 1.0 - f32::EPSILON);
+        let Some((text, _)) = different else { break };
+        centres.push(texts[text].clone());
     }
     for _ in 0..ROUNDS {
         let mut sums: Vec<Option<Vec<f32>>> = vec![None; centres.len()];
