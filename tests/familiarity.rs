@@ -104,6 +104,9 @@ fn nonsense_is_warned_about_and_real_descriptions_are_not() {
 
     assert!(judge.warned("descriptions of held-out tasks", &descriptions) <= 0.05);
     assert!(judge.warned("random text", &random_texts()) >= 0.95);
+    let nonsense = judge.encoder.encode(&Description::new("qzx wfk plo vvm").unwrap()).unwrap();
+    let near = judge.table.nearest(&nonsense.values, 1);
+    assert!(near.no_task > near.tasks[0].cosine, "{near:?}");
     let unrelated = judge.warned("inputs of held-out tasks", &inputs);
     let languages = judge.warned("other languages", &OTHER_LANGUAGES.map(str::to_owned));
     println!("cosine {}: {unrelated:.3} {languages:.3}", judge.warn_below);

@@ -17,6 +17,7 @@ pub mod descriptions;
 mod embed;
 pub mod encoder;
 pub mod error;
+mod familiarity;
 pub mod freeze;
 pub mod graph;
 pub mod hypernet;
