@@ -122,6 +122,10 @@ pub(crate) fn run(command: &BaselineCommand, quiet: bool) -> Outcome {
 }
 
 fn lora(args: &LoraArgs) -> Outcome {
+    if !args.options.data.draws.is_empty() {
+        let what = anyhow::anyhow!("an adapter of one task draws from that task alone");
+        return Err(Failure::environment("baseline.usage", what).hint("leave out --draws"));
+    }
     claim_cores();
     let pack = TaskPack::load_all(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let training = || pack.tasks_of(TaskSplit::Train).map(|task| task.id.clone()).collect();
