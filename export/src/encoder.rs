@@ -12,7 +12,7 @@
 //! front of each text expect it from the caller: e5 wants `query: ` before the description, and
 //! nothing here adds it.
 //!
-//! The caller truncates to at most `max_position_embeddings` tokens, and for `new` to at most
+//! The caller truncates to at most [`positions`] tokens, and for `new` to at most
 //! [`MAX_TOKENS`](t2lc_runtime::encode::MAX_TOKENS); beyond that the graph fails.
 
 use std::path::Path;
@@ -41,6 +41,21 @@ pub use source::EncoderSource;
 #[derive(Debug, Deserialize)]
 struct Architecture {
     model_type: String,
+}
+
+/// The field that says how many tokens there are positions for.
+#[derive(Debug, Deserialize)]
+struct Positions {
+    max_position_embeddings: usize,
+}
+
+/// The most tokens that the encoder of a model directory has positions for.
+///
+/// # Errors
+/// A configuration that cannot be read or does not say.
+pub fn positions(model_dir: &Path) -> Result<usize, ExportError> {
+    let Positions { max_position_embeddings } = config::read_json(&model_dir.join(config::FILE))?;
+    Ok(max_position_embeddings)
 }
 
 /// Builds the encoder of a model directory.

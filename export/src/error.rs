@@ -129,6 +129,9 @@ pub enum ExportError {
     /// The bytes of a model are not a protobuf message.
     #[error("model is not a valid ONNX file")]
     Decode(#[from] prost::DecodeError),
+    /// A model of far more parts than any has.
+    #[error(transparent)]
+    Swollen(#[from] t2lc_runtime::onnx::Swollen),
     /// A part of a model is not a protobuf message.
     #[error("model is not a valid ONNX file: no field begins at byte {at} of a message")]
     Field {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use t2lc_runtime::backend::Backend;
 use t2lc_runtime::bundle::{ENCODER, HYPERNET, MANIFEST, TASKS, TOKENIZER};
 use t2lc_runtime::digest::Digest;
-use t2lc_runtime::encode::{Encoder, MAX_TOKENS};
+use t2lc_runtime::encode::Encoder;
 use t2lc_runtime::manifest::{
     EncoderInfo, FileEntry, HypernetInfo, Manifest, OriginInfo, SCHEMA, TrainingInfo,
 };
@@ -77,13 +77,14 @@ pub fn freeze(
 ) -> Result<BundleFiles, ExportError> {
     let config = &checkpoint.config;
     let files = encoder.read(options.encoder_weights, config.task_embedding_size)?;
-    let EncoderFiles { graph: encoder_graph, tokenizer, weights: encoder_weights } = files;
+    let EncoderFiles { graph: encoder_graph, tokenizer, weights: encoder_weights, max_tokens } =
+        files;
     let hypernet_graph = build_hypernet(checkpoint, options.hypernet_weights)?;
     let encoder = Encoder::from_parts(
         &tokenizer,
         backend.load(ENCODER, &encoder_graph)?,
         config.task_embedding_size,
-        MAX_TOKENS,
+        max_tokens,
     )?;
     let (table, familiarity) = task_table(&encoder, descriptions, config.task_embedding_size)?;
     let files = vec![
@@ -111,7 +112,7 @@ pub fn freeze(
             licence: options.encoder_licence.clone(),
             weights: encoder_weights,
             embedding_size: config.task_embedding_size,
-            max_tokens: MAX_TOKENS,
+            max_tokens,
         },
         hypernet: HypernetInfo {
             variant: config.variant.to_string(),

@@ -19,7 +19,7 @@ use prost::Message;
 use t2lc_runtime::base::BaseModel;
 use t2lc_runtime::bundle::{Bundle, ENCODER, HYPERNET};
 use t2lc_runtime::manifest::{HypernetInfo, Manifest};
-use t2lc_runtime::onnx::{ModelProto, TensorProto, data_type};
+use t2lc_runtime::onnx::{ModelProto, TensorProto, data_type, refuse_swollen};
 
 use crate::checkpoint::{
     Checkpoint, DEVIATION_EPSILON, DEVIATION_PREFIX, HypernetConfig, MEAN_PREFIX, NamedTensor,
@@ -105,6 +105,7 @@ struct Graph(BTreeMap<String, TensorProto>);
 
 impl Graph {
     fn decode(bytes: Bytes) -> Result<Self, ExportError> {
+        refuse_swollen(&bytes)?;
         let model = ModelProto::decode(bytes)?;
         let stored = model.graph.map(|graph| graph.initializer).unwrap_or_default();
         Ok(Self(stored.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect()))

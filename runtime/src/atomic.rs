@@ -18,6 +18,10 @@ use std::path::{Component, Path, PathBuf};
 
 /// How the names of temporary siblings start.
 const TEMPORARY_PREFIX: &str = ".t2lc-";
+/// How often a directory is put in place where other processes put theirs.
+const MAX_ATTEMPTS: usize = 100;
+/// The step at which a directory may be gone that was there before.
+const MOVE_ASIDE: &str = "move the existing directory aside";
 
 /// Why an output is not in place.
 #[derive(Debug, thiserror::Error)]
@@ -138,11 +142,7 @@ pub fn write_directory_atomically(
             .map_err(|source| target.failed("write a file of the directory", source))?;
     }
     sync_directory(staged.path()).map_err(|source| target.failed("sync the directory", source))?;
-    if exists {
-        target.replace_directory(staged, &names)?;
-    } else {
-        target.place_directory(staged)?;
-    }
+    target.put_directory(staged, &names, exists, overwrite)?;
     target.sync_parent()
 }
 
@@ -233,44 +233,89 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Renames the finished directory to a target that does not exist. Should one have appeared,
-    /// the rename fails, unless it is an empty directory, which has nothing to lose.
-    fn place_directory(&self, staged: tempfile::TempDir) -> Result<(), AtomicWriteError> {
-        fs::rename(staged.path(), &self.place)
-            .map_err(|source| self.rename_failed("rename the temporary directory", source))?;
-        // Nothing is left under the temporary name for the guard to remove.
-        let _ = staged.keep();
-        Ok(())
-    }
-
-    /// Moves the existing directory aside, places the finished one, then removes the old files.
-    fn replace_directory(
+    /// Puts the finished directory in place. Where it may replace another, it does so as well if
+    /// another process came first, or has moved the other aside.
+    fn put_directory(
         &self,
         staged: tempfile::TempDir,
         names: &BTreeSet<&str>,
+        mut exists: bool,
+        overwrite: bool,
     ) -> Result<(), AtomicWriteError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let put = if exists {
+                self.replace_directory(staged.path(), names)
+            } else {
+                self.place_directory(staged.path())
+            };
+            match put {
+                Err(AtomicWriteError::AlreadyExists { .. })
+                    if overwrite && attempts < MAX_ATTEMPTS =>
+                {
+                    exists = true;
+                }
+                Err(AtomicWriteError::Io { stage: MOVE_ASIDE, source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && attempts < MAX_ATTEMPTS =>
+                {
+                    exists = false;
+                }
+                Err(error) => return Err(error),
+                Ok(aside) => {
+                    // Nothing is left under the temporary name for the guard to remove.
+                    let _ = staged.keep();
+                    return match aside.map(fs::remove_dir_all) {
+                        Some(Err(source)) => {
+                            Err(self.in_place("remove the replaced directory", source))
+                        }
+                        _ => Ok(()),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Renames the finished directory to a target that does not exist. Should one have appeared,
+    /// the rename fails, unless it is an empty directory, which has nothing to lose.
+    fn place_directory(&self, staged: &Path) -> Result<Option<PathBuf>, AtomicWriteError> {
+        fs::rename(staged, &self.place)
+            .map_err(|source| self.rename_failed("rename the temporary directory", source))?;
+        Ok(None)
+    }
+
+    /// Moves the existing directory aside and places the finished one; gives where the old one is.
+    fn replace_directory(
+        &self,
+        staged: &Path,
+        names: &BTreeSet<&str>,
+    ) -> Result<Option<PathBuf>, AtomicWriteError> {
         let aside = self.temporary_directory()?;
         let old = aside.path().join("replaced");
-        fs::rename(&self.place, &old)
-            .map_err(|source| self.failed("move the existing directory aside", source))?;
+        fs::rename(&self.place, &old).map_err(|source| self.failed(MOVE_ASIDE, source))?;
         // From here on the guard would delete the only copy of the old directory.
         let aside = aside.keep();
         // An entry may have arrived since the first look, which no longer can.
         let placed =
             self.refuse_foreign_entries(&old, names).and_then(|()| self.place_directory(staged));
-        if let Err(error) = placed {
-            fs::rename(&old, &self.place).map_err(|source| AtomicWriteError::LeftAside {
-                path: self.path.to_owned(),
-                stage: "move the existing directory back",
-                left_at: old,
-                source,
-            })?;
+        let Err(error) = placed else { return Ok(Some(aside)) };
+        match fs::rename(&old, &self.place) {
             // The directory is where it was; an empty one under a temporary name does no harm.
-            let _ = fs::remove_dir(&aside);
-            return Err(error);
+            Ok(()) => drop(fs::remove_dir(&aside)),
+            // Another process has put its own there, which replaces the old one as this one would.
+            Err(_) if matches!(error, AtomicWriteError::AlreadyExists { .. }) => {
+                drop(fs::remove_dir_all(&aside));
+            }
+            Err(source) => {
+                return Err(AtomicWriteError::LeftAside {
+                    path: self.path.to_owned(),
+                    stage: "move the existing directory back",
+                    left_at: old,
+                    source,
+                });
+            }
         }
-        fs::remove_dir_all(&aside)
-            .map_err(|source| self.in_place("remove the replaced directory", source))
+        Err(error)
     }
 }
 

@@ -7,7 +7,8 @@
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ pub const ENCODER: &str = "encoder.onnx";
 pub const HYPERNET: &str = "hypernet.onnx";
 /// The text encoder's tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
-/// Mean embeddings of the training descriptions, by task.
+/// Mean embeddings of each training task's descriptions, and embeddings of texts that describe none.
 pub const TASKS: &str = "tasks.safetensors";
 /// The files every bundle has besides the manifest.
 pub const FILES: [&str; 4] = [ENCODER, HYPERNET, TOKENIZER, TASKS];
@@ -45,7 +46,7 @@ pub enum BundleError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file that must be there is not.
     #[error("the bundle has no file `{file}`")]
@@ -110,6 +111,13 @@ impl Bundle {
         Self::assemble(|name, limit| {
             let path = dir.join(name);
             let fail = |source| BundleError::Read { path: path.clone(), source };
+            // To open a pipe would wait for its writer.
+            if !fs::metadata(&path).map_err(fail)?.is_file() {
+                return Err(fail(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "it is not a regular file",
+                )));
+            }
             let file = File::open(&path).map_err(fail)?;
             let got = file.metadata().map_err(fail)?.len();
             check_size(name, limit, got)?;
@@ -164,12 +172,10 @@ impl Bundle {
             let size_bytes = reader.size_bytes(name).ok_or_else(|| missing(name))?;
             check_size(name, limit, size_bytes)?;
             let fail = |source| BundleError::Read { path: name.into(), source };
-            let size = usize::try_from(size_bytes)
-                .map_err(|_| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+            let size =
+                usize::try_from(size_bytes).map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
             let mut bytes = Vec::new();
-            bytes
-                .try_reserve_exact(size)
-                .map_err(|_| fail(std::io::ErrorKind::OutOfMemory.into()))?;
+            bytes.try_reserve_exact(size).map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
             bytes.resize(size, 0);
             reader.read(name, &mut bytes).map_err(fail)?;
             Ok(Bytes::from(bytes))

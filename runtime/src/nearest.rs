@@ -5,8 +5,8 @@
 //! metadata key `t2lc`. A description whose nearest cosine is below the bundle's threshold is unlike
 //! anything seen. Rows may also be of texts that describe no task: their task is [`NO_TASK`], and
 //! what is nearer to one of them than to any task is unfamiliar as well, since an encoder may put
-//! all such texts close to some task. Where no training description is known, as for an imported
-//! network, the table has no rows.
+//! all such texts close to some task. Where no training description is known, as for a network
+//! imported without them, the table has no rows.
 
 use std::collections::HashMap;
 
@@ -192,6 +192,8 @@ impl TaskTable {
         for ((codes, scale), task) in rows {
             // Rounded codes may be a little longer than what they stand for.
             let cosine = (dot(codes, embedding) * scale / length).clamp(-1.0, 1.0);
+            // Sums that overflowed have no direction.
+            let cosine = if cosine.is_nan() { -1.0 } else { cosine };
             let entry = best.entry(task).or_insert(cosine);
             *entry = entry.max(cosine);
         }
@@ -272,6 +274,12 @@ mod tests {
         assert!(near.tasks[0].cosine > 0.7 && near.no_task > 0.99);
         assert!(!near.is_familiar(0.5));
         assert!(table.nearest(&[1.0, 0.1], 5).is_familiar(0.5));
+    }
+
+    #[test]
+    fn an_embedding_too_long_to_have_a_direction_is_near_nothing() {
+        let near = table(&[("a", [1.0, 0.0])]).nearest(&[3e38, 3e38], 5);
+        assert!(near.tasks[0].cosine <= 1.0 && !near.is_familiar(0.9), "{near:?}");
     }
 
     #[test]

@@ -12,6 +12,11 @@
 
 use bytes::Bytes;
 
+pub mod field;
+mod swollen;
+
+pub use swollen::{Swollen, refuse_swollen};
+
 /// Codes of [`TensorProto::data_type`] and [`TensorType::elem_type`].
 pub mod data_type {
     /// 32-bit float.

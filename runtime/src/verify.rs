@@ -178,6 +178,12 @@ fn check_shapes(adapter: &Gguf<'_>, base: &Gguf<'_>, found: &mut Verification) {
             missing.push(target);
             continue;
         };
+        // llama.cpp compares two axes and then computes with all of them.
+        if weight.dimensions.iter().skip(2).any(|size| *size != 1) {
+            let dimensions = &weight.dimensions;
+            wrong.push(format!("`{target}` of the base is no matrix, it is {dimensions:?}"));
+            continue;
+        }
         // lora_a shares the weight's row length, lora_b its number of rows.
         let (axis, what) = if side == "lora_a" { (0, "in") } else { (1, "out") };
         let (got, expected) = (tensor.dimensions.get(axis), weight.dimensions.get(axis));

@@ -10,10 +10,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use t2lc_runtime::bundle::TOKENIZER;
+use t2lc_runtime::encode::MAX_TOKENS;
 use t2lc_runtime::manifest::ADOPTED_WEIGHTS;
 
 use super::adopt::adopt_encoder;
-use super::{Pooling, build_encoder};
+use super::{Pooling, build_encoder, positions};
 use crate::check::MAX_MODEL_BYTES;
 use crate::error::ExportError;
 use crate::weights::WeightType;
@@ -47,6 +48,8 @@ pub(crate) struct EncoderFiles {
     pub(crate) tokenizer: Vec<u8>,
     /// What the manifest calls the weights.
     pub(crate) weights: String,
+    /// Longest input in tokens, where it is less than what the runtime reads.
+    pub(crate) max_tokens: usize,
 }
 
 impl EncoderSource {
@@ -101,11 +104,13 @@ impl EncoderSource {
                 graph: build_encoder(folder, weights)?,
                 tokenizer: read_file(&folder.join(TOKENIZER))?,
                 weights: weights.to_string(),
+                max_tokens: positions(folder)?.min(MAX_TOKENS),
             }),
             Self::Onnx { graph, tokenizer, pooling } => Ok(EncoderFiles {
                 graph: adopt_encoder(&read_file(graph)?, *pooling, width)?,
                 tokenizer: read_file(tokenizer)?,
                 weights: ADOPTED_WEIGHTS.to_owned(),
+                max_tokens: MAX_TOKENS,
             }),
         }
     }

@@ -154,6 +154,25 @@ fn a_directory_with_other_content_is_kept() {
 }
 
 #[test]
+fn processes_that_write_the_same_directory_all_do() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("adapter");
+    let written = std::thread::scope(|scope| {
+        let write = |who: u8| {
+            let files: [(&str, &[u8]); 2] = [("a", &[who]), ("b", &[who])];
+            (0..25).try_for_each(|_| write_directory_atomically(&path, &files, true))
+        };
+        let threads: Vec<_> = (0..4).map(|who| scope.spawn(move || write(who))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    for done in written {
+        done.unwrap();
+    }
+    assert_eq!(fs::read(path.join("a")).unwrap(), fs::read(path.join("b")).unwrap());
+    assert_eq!(names(folder.path()), ["adapter"]);
+}
+
+#[test]
 fn names_that_leave_the_directory_are_refused() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("adapter");

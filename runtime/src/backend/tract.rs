@@ -1,7 +1,8 @@
 //! `tract-onnx`: pure Rust, on the CPU.
 //!
 //! A graph is optimized once, when it is loaded, with its batch and token counts left symbolic; it
-//! then runs inputs of any length.
+//! then runs inputs of any length. tract panics on some graphs that it has no code for; what comes
+//! with a bundle is not trusted, so such a panic is an error here.
 
 mod widen;
 
@@ -15,6 +16,7 @@ use tract_onnx::prelude::{
 };
 
 use super::{Backend, BackendError, Graph, Tensor};
+use crate::onnx::refuse_swollen;
 use widen::widen_weights;
 
 /// Version of the arithmetic; part of the recipe digest.
@@ -28,25 +30,37 @@ impl Backend for Tract {
     fn load_shared(&self, name: &str, onnx: Bytes) -> Result<Box<dyn Graph>, BackendError> {
         let fail =
             |reason: String| BackendError::Load { backend: self.id(), graph: name.into(), reason };
-        let (model, inputs, outputs) = {
+        refuse_swollen(&onnx).map_err(|e| fail(e.to_string()))?;
+        let loaded = caught(|| {
             // Decoding from the slice and dropping the messages early keeps the peak memory low.
-            let mut proto =
-                tract_onnx::pb::ModelProto::decode(onnx).map_err(|e| fail(e.to_string()))?;
-            let graph = proto.graph.as_mut().ok_or_else(|| fail("no graph".into()))?;
+            let mut proto = tract_onnx::pb::ModelProto::decode(onnx).map_err(|e| e.to_string())?;
+            let graph = proto.graph.as_mut().ok_or("no graph")?;
             widen_weights(graph);
             let inputs = graph.input.iter().map(|input| input.name.clone()).collect();
             let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
             let model = tract_onnx::onnx().model_for_proto_model(&proto);
-            (model.map_err(|e| fail(format!("{e:#}")))?, inputs, outputs)
-        };
-        let plan = model.into_optimized().and_then(IntoRunnable::into_runnable);
-        let plan = plan.map_err(|e| fail(format!("{e:#}")))?;
-        Ok(Box::new(TractGraph { name: name.into(), plan, inputs, outputs }))
+            let model = model.map_err(|e| format!("{e:#}"))?;
+            drop(proto);
+            let plan = model.into_optimized().and_then(IntoRunnable::into_runnable);
+            let plan = plan.map_err(|e| format!("{e:#}"))?;
+            Ok(TractGraph { name: name.into(), plan, inputs, outputs })
+        });
+        Ok(Box::new(loaded.map_err(fail)?))
     }
 
     fn id(&self) -> String {
         ID.into()
     }
+}
+
+/// The result, or what a panic said.
+fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // What a panic leaves half done is dropped with the closure: a plan's state is made per run.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("tract gave up: {}", text.unwrap_or("it did not say why")))
+    })
 }
 
 struct TractGraph {
@@ -91,7 +105,8 @@ impl Graph for TractGraph {
             Ok(tensor.map_err(|e| self.error(e))?.into_tvalue())
         });
         let ordered = ordered.collect::<Result<TVec<TValue>, BackendError>>()?;
-        let results = self.plan.run(ordered).map_err(|e| self.error(e))?;
+        let results = caught(|| self.plan.run(ordered).map_err(|e| format!("{e:#}")));
+        let results = results.map_err(|e| self.error(e))?;
         outputs
             .iter()
             .map(|&output| {
@@ -104,5 +119,38 @@ impl Graph for TractGraph {
                 self.read(result, output)
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::Tract;
+    use crate::backend::{Backend, BackendError};
+    use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto};
+
+    #[test]
+    fn a_graph_that_tract_panics_on_is_refused() {
+        // Texts as raw bytes, which the format does not have.
+        let texts = TensorProto {
+            name: "texts".into(),
+            data_type: 8,
+            dims: vec![1],
+            raw_data: vec![1].into(),
+            ..TensorProto::default()
+        };
+        let model = ModelProto {
+            ir_version: 8,
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
+            graph: Some(GraphProto { initializer: vec![texts], ..GraphProto::default() }),
+            ..ModelProto::default()
+        };
+        match Tract.load_shared("encoder.onnx", model.encode_to_vec().into()) {
+            Err(BackendError::Load { reason, .. }) => {
+                assert!(reason.starts_with("tract gave up: "), "{reason}");
+            }
+            other => panic!("{:?}", other.err()),
+        }
     }
 }

@@ -3,46 +3,20 @@
 //! In: the bytes of a message. Out: its fields in order, borrowed, each with its bytes as they are
 //! in the file, so that a message is changed field by field and what nobody here knows is copied to
 //! the bit. Nothing of a field's own content is read, and nothing but the list is allocated.
-//!
-//! Source: <https://protobuf.dev/programming-guides/encoding/>. Groups, which ONNX does not have,
-//! are refused.
 
 use std::borrow::Cow;
 
 use prost::Message;
+use t2lc_runtime::onnx::field::split_field;
+pub(super) use t2lc_runtime::onnx::field::{Field, Value};
 
 use super::differs;
 use crate::error::ExportError;
 
 /// Most fields of one message. The encoders of today have some thousand nodes and tensors.
 const MAX_FIELDS: usize = 1 << 20;
-/// Largest number of a field.
-const MAX_NUMBER: u32 = (1 << 29) - 1;
-
-/// Codes of how a value is stored.
-const VARINT: u64 = 0;
-const EIGHT_BYTES: u64 = 1;
+/// Code of a value that is stored as its length and its bytes.
 const LENGTH_AND_BYTES: u64 = 2;
-const FOUR_BYTES: u64 = 5;
-
-/// One field of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Field<'a> {
-    pub(super) number: u32,
-    /// Key and value as they are in the file.
-    pub(super) bytes: &'a [u8],
-    pub(super) value: Value<'a>,
-}
-
-/// The value of a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value<'a> {
-    Integer(u64),
-    /// A message, a string or bytes.
-    Bytes(&'a [u8]),
-    /// A number of fixed size; no field that is read here is one.
-    Fixed,
-}
 
 /// Splits a message.
 pub(super) fn fields(message: &[u8]) -> Result<Vec<Field<'_>>, ExportError> {
@@ -57,43 +31,6 @@ pub(super) fn fields(message: &[u8]) -> Result<Vec<Field<'_>>, ExportError> {
         rest = after;
     }
     Ok(fields)
-}
-
-fn split_field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
-    let (key, after) = varint(bytes)?;
-    let number = u32::try_from(key >> 3).ok().filter(|n| (1..=MAX_NUMBER).contains(n))?;
-    let (value, rest) = match key & 7 {
-        VARINT => {
-            let (integer, rest) = varint(after)?;
-            (Value::Integer(integer), rest)
-        }
-        LENGTH_AND_BYTES => {
-            let (length, after) = varint(after)?;
-            let (value, rest) = after.split_at_checked(usize::try_from(length).ok()?)?;
-            (Value::Bytes(value), rest)
-        }
-        EIGHT_BYTES => (Value::Fixed, after.get(8..)?),
-        FOUR_BYTES => (Value::Fixed, after.get(4..)?),
-        _ => return None,
-    };
-    let bytes = &bytes[..bytes.len() - rest.len()];
-    Some((Field { number, bytes, value }, rest))
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0;
-    for (place, byte) in bytes.iter().enumerate().take(10) {
-        let bits = u64::from(byte & 0x7f);
-        // Of the tenth byte, one bit is left.
-        if place == 9 && bits > 1 {
-            return None;
-        }
-        value |= bits << (7 * place);
-        if byte & 0x80 == 0 {
-            return Some((value, &bytes[place + 1..]));
-        }
-    }
-    None
 }
 
 /// A message that is put together, from fields of another and new ones.

@@ -159,7 +159,9 @@ fn frozen(
     for (name, bytes) in files {
         fs::write(bundle.join(name), bytes).unwrap();
     }
-    Ok(Bundle::open(&bundle).unwrap())
+    let bundle = Bundle::open(&bundle).unwrap();
+    assert_eq!(bundle.manifest.encoder.max_tokens, 64, "as many as there are positions");
+    Ok(bundle)
 }
 
 fn compiled(bundle: &Bundle) -> Adapter {

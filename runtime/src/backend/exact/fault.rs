@@ -3,12 +3,17 @@
 //! Internal to the backend: its text becomes the reason of a
 //! [`BackendError`](crate::backend::BackendError).
 
+use crate::onnx::Swollen;
+
 /// A reason; [`Fault::At`] says where.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     /// The bytes are not a model.
     #[error("not an ONNX model: {0}")]
     Decode(#[from] prost::DecodeError),
+    /// Far more parts than a model has.
+    #[error(transparent)]
+    Swollen(#[from] Swollen),
     /// Something is not as it must be.
     #[error("{what} is {got}, expected {expected}")]
     Differs {

@@ -21,7 +21,9 @@ use super::layout::reshaped;
 use super::operator::Operator;
 use super::tensor::{Dense, Element, Raw};
 use super::weight::{Stored, Weight};
-use crate::onnx::{DimensionValue, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use crate::onnx::{
+    DimensionValue, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, refuse_swollen,
+};
 
 /// Version of the standard operator set.
 const OPSET_VERSION: i64 = 18;
@@ -110,6 +112,7 @@ pub(super) fn load(bytes: Bytes, threads: usize) -> Result<Plan, Fault> {
     if bytes.len() > MAX_MODEL_BYTES {
         return Err(too_large("the model", MAX_MODEL_BYTES as u64));
     }
+    refuse_swollen(&bytes)?;
     let model = ModelProto::decode(bytes)?;
     match model.opset_import.as_slice() {
         [set] if set.domain.is_empty() && set.version == OPSET_VERSION => {}
