@@ -31,6 +31,7 @@ use std::time::SystemTime;
 use t2lc_runtime::atomic::{AtomicWriteError, write_atomically};
 use t2lc_runtime::digest::Digest;
 
+use record::Damage;
 use remote::Remote;
 
 /// Variable that names the store's directory.
@@ -181,7 +182,9 @@ impl Store {
         if let Some(bytes) = self.get_here(content)? {
             return Ok(Some(bytes));
         }
-        let matches = |bytes: &[u8]| (Digest::of(bytes) == *content).then_some(());
+        let matches = |bytes: &[u8]| {
+            if Digest::of(bytes) == *content { Ok(Some(())) } else { Err(Damage) }
+        };
         let Some((bytes, ())) = self.fetch(&key(BLOBS, content), MAX_BLOB_BYTES, matches)? else {
             return Ok(None);
         };
@@ -237,7 +240,7 @@ impl Store {
     }
 
     /// What a recipe gave to this version of the program, if its bytes are still there. A record
-    /// that is damaged is removed; one of another version is passed over.
+    /// that is damaged is removed; one of another version, whatever its form, is passed over.
     ///
     /// # Errors
     /// As [`Store::put`].
@@ -245,9 +248,9 @@ impl Store {
         let path = self.place(RECIPES, recipe);
         let mut found = None;
         if let Some(bytes) = read(&path, MAX_RECORD_BYTES)? {
-            found = Record::from_bytes(&bytes, recipe);
-            if found.is_none() {
-                self.discard(&path)?;
+            match Record::from_bytes(&bytes, recipe) {
+                Ok(record) => found = record,
+                Err(Damage) => self.discard(&path)?,
             }
         }
         if let Some(record) = found
@@ -284,23 +287,24 @@ impl Store {
         Ok(None)
     }
 
-    /// Bytes of the remote store and what they mean; those that mean nothing are removed there.
+    /// Bytes of the remote store and what they mean; damaged ones are removed there.
     fn fetch<T>(
         &self,
         key: &str,
         limit_bytes: u64,
-        meaning: impl FnOnce(&[u8]) -> Option<T>,
+        meaning: impl FnOnce(&[u8]) -> Result<Option<T>, Damage>,
     ) -> Result<Option<(Vec<u8>, T)>, StoreError> {
         let Some(remote) = &self.remote else { return Ok(None) };
         let read = remote.read(key, limit_bytes).map_err(|e| failed_remote("read", e))?;
         let Some(bytes) = read else { return Ok(None) };
-        if let Some(meaning) = meaning(&bytes) {
-            return Ok(Some((bytes, meaning)));
+        match meaning(&bytes) {
+            Ok(meaning) => Ok(meaning.map(|meaning| (bytes, meaning))),
+            Err(Damage) if self.read_only => Ok(None),
+            Err(Damage) => {
+                remote.remove(key).map_err(|e| failed_remote("remove damaged bytes from", e))?;
+                Ok(None)
+            }
         }
-        if !self.read_only {
-            remote.remove(key).map_err(|e| failed_remote("remove damaged bytes from", e))?;
-        }
-        Ok(None)
     }
 
     fn place(&self, kind: &str, digest: &Digest) -> PathBuf {

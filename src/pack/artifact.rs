@@ -52,8 +52,13 @@ pub(super) fn state(
         Size::Bytes(got) if got != size_bytes => return Ok(State::Size { got }),
         Size::Bytes(_) => {}
     }
-    let got = Digest::of(&read(path, format, size_bytes).map_err(unreadable)?);
-    Ok(if got == *content { State::Right } else { State::Content { got } })
+    let (bytes, first_bytes) = read(path, format, size_bytes).map_err(unreadable)?;
+    let got = Digest::of(&bytes);
+    Ok(match got == *content {
+        true if is_split(format, &bytes, first_bytes) => State::Right,
+        true => State::Kind,
+        false => State::Content { got },
+    })
 }
 
 /// The bytes at `path`, if they have the digest.
@@ -67,8 +72,15 @@ pub(super) fn load(
         Ok(Size::Bytes(got)) if got == size_bytes => {}
         _ => return None,
     }
-    let bytes = read(path, format, size_bytes).ok()?;
-    (Digest::of(&bytes) == *content).then_some(bytes)
+    let (bytes, first_bytes) = read(path, format, size_bytes).ok()?;
+    let right = Digest::of(&bytes) == *content && is_split(format, &bytes, first_bytes);
+    right.then_some(bytes)
+}
+
+/// Whether the first file ends where it should: the digest of both does not tell.
+fn is_split(format: Format, bytes: &[u8], first_bytes: usize) -> bool {
+    let whole = format == Format::Gguf;
+    whole || split_peft(bytes).is_some_and(|(weights, _)| weights.len() == first_bytes)
 }
 
 /// Puts an adapter in place, over whatever of its form is there; its directory must exist.
@@ -91,14 +103,21 @@ pub(super) fn write(path: &Path, format: Format, bytes: &[u8]) -> Result<(), Pac
 
 /// Weights and settings of a PEFT adapter; the weights say in their header how long they are.
 pub(super) fn split_peft(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<8>()?;
-    let header_bytes = u64::from_le_bytes(*length);
-    let header = rest.get(..usize::try_from(header_bytes.min(MAX_HEADER_BYTES)).ok()?)?;
-    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    bytes.split_at_checked(usize::try_from(weights_bytes(bytes)?).ok()?)
+}
+
+/// How many bytes the weights have that begin a file, by their header.
+pub(super) fn weights_bytes(mut file: impl Read) -> Option<u64> {
+    let mut length = [0; 8];
+    file.read_exact(&mut length).ok()?;
+    let header_bytes = u64::from_le_bytes(length);
+    let mut header = Vec::new();
+    file.take(header_bytes.min(MAX_HEADER_BYTES)).read_to_end(&mut header).ok()?;
+    let header: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&header).ok()?;
     let end_of = |tensor: &serde_json::Value| tensor.get("data_offsets")?.get(1)?.as_u64();
     let end = header.values().filter_map(end_of).max().unwrap_or(0);
-    let total = header_bytes.checked_add(8)?.checked_add(end)?;
-    bytes.split_at_checked(usize::try_from(total).ok()?)
+    header_bytes.checked_add(8)?.checked_add(end)
 }
 
 /// Size of what lies at a path.
@@ -112,7 +131,7 @@ fn size(path: &Path, format: Format) -> io::Result<Size> {
     let of_file = |path: &Path| match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Size::Bytes(found.len())),
         Ok(_) => Ok(Size::Kind),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Size::Absent),
+        Err(error) if is_absent(&error) => Ok(Size::Absent),
         Err(error) => Err(error),
     };
     if format == Format::Gguf {
@@ -121,7 +140,7 @@ fn size(path: &Path, format: Format) -> io::Result<Size> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.is_dir() => return Ok(Size::Kind),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Size::Absent),
+        Err(error) if is_absent(&error) => return Ok(Size::Absent),
         Err(error) => return Err(error),
     }
     let mut total = 0_u64;
@@ -136,23 +155,33 @@ fn size(path: &Path, format: Format) -> io::Result<Size> {
     Ok(Size::Bytes(total))
 }
 
-/// At most one byte more than expected, so that a file that grows meanwhile is never right.
-fn read(path: &Path, format: Format, size_bytes: u64) -> io::Result<Vec<u8>> {
+/// Whether nothing is there, be it that a folder on the way is a file.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The bytes, and how many of them are of the first file. At most one byte more than expected, so
+/// that a file that grows meanwhile is never right.
+fn read(path: &Path, format: Format, size_bytes: u64) -> io::Result<(Vec<u8>, usize)> {
     let limit = size_bytes.saturating_add(1);
     let mut bytes = Vec::new();
     if format == Format::Gguf {
-        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-        return Ok(bytes);
+        let first_bytes = File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        return Ok((bytes, first_bytes));
     }
+    let mut first_bytes = 0;
     for name in [WEIGHTS, CONFIG] {
         let file = match File::open(path.join(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        file.take(limit).read_to_end(&mut bytes)?;
+        let count = file.take(limit).read_to_end(&mut bytes)?;
+        if name == WEIGHTS {
+            first_bytes = count;
+        }
     }
-    Ok(bytes)
+    Ok((bytes, first_bytes))
 }
 
 #[cfg(test)]
@@ -211,5 +240,25 @@ mod tests {
         assert!(dir.path().join("peft").join(WEIGHTS).is_file());
         let content = Digest::of(b"");
         assert_eq!(state(dir.path(), Format::Gguf, &content, 0).unwrap(), State::Kind);
+        let below_a_file = dir.path().join("gguf/mail.gguf");
+        assert_eq!(state(&below_a_file, Format::Gguf, &content, 0).unwrap(), State::Absent);
+    }
+
+    #[test]
+    fn the_same_bytes_parted_elsewhere_are_no_adapter() {
+        let dir = tempfile::tempdir().unwrap();
+        let (weights, config) = peft();
+        let both = [weights.clone(), config].concat();
+        let (content, size_bytes) = (Digest::of(&both), both.len() as u64);
+        for end in [0, weights.len() - 1, weights.len() + 1, both.len()] {
+            fs::write(dir.path().join(WEIGHTS), &both[..end]).unwrap();
+            fs::write(dir.path().join(CONFIG), &both[end..]).unwrap();
+            let found = state(dir.path(), Format::Peft, &content, size_bytes).unwrap();
+            assert_eq!(found, State::Kind, "{end}");
+            assert_eq!(load(dir.path(), Format::Peft, &content, size_bytes), None);
+        }
+        fs::remove_file(dir.path().join(CONFIG)).unwrap();
+        let found = state(dir.path(), Format::Peft, &content, size_bytes).unwrap();
+        assert_eq!(found, State::Kind);
     }
 }

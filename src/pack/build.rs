@@ -206,17 +206,23 @@ impl Job<'_> {
     fn slots(&self, prior: Option<&Lock>, out: Option<&Path>) -> Result<Vec<Slot<'_>>, PackError> {
         // Another version writes other bytes for the same recipe.
         let trusted = prior.filter(|prior| prior.t2lc == self.plan.t2lc);
-        let locked: BTreeMap<Digest, &LockedAdapter> = trusted
+        let by_recipe: BTreeMap<Digest, &LockedAdapter> = trusted
             .into_iter()
             .flat_map(|prior| &prior.adapters)
             .map(|adapter| (adapter.recipe, adapter))
             .collect();
+        // Its own entry comes before that of another adapter with the same recipe.
+        let locked = |planned: &Planned| {
+            let own = trusted.and_then(|prior| prior.adapter(&planned.name));
+            let own = own.filter(|own| own.recipe == planned.recipe);
+            own.or_else(|| by_recipe.get(&planned.recipe).copied())
+        };
         let (mut slots, mut foreign) = (Vec::new(), Vec::new());
         for planned in &self.plan.adapters {
-            let of_lock = locked.get(&planned.recipe).map(|locked| LockedAdapter {
+            let of_lock = locked(planned).map(|locked| LockedAdapter {
                 name: planned.name.clone(),
                 output: planned.output.clone(),
-                ..(*locked).clone()
+                ..locked.clone()
             });
             let mut action = Action::Unchanged;
             let known = if of_lock.is_some() {

@@ -14,6 +14,9 @@ use t2lc_runtime::quantize::{Quantization, dequantize};
 
 use super::artifact::split_peft;
 
+/// Largest rank that is believed, that of a bundle's manifest; two matrices take its square.
+const MAX_RANK: usize = 4096;
+
 /// Why two adapters cannot be compared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -141,6 +144,9 @@ fn pairs(format: Format, bytes: &[u8]) -> Result<Pairs, DeltaError> {
         if a.rows != b.columns || a.rows == 0 || a.columns == 0 {
             return Err(shape(format!("lora_a has rank {}, lora_b {}", a.rows, b.columns)));
         }
+        if a.rows > MAX_RANK {
+            return Err(shape(format!("rank {}, at most {MAX_RANK} is read", a.rows)));
+        }
         let factor = alpha.map_or(1.0, |alpha| f64::from(alpha) / a.rows as f64);
         pairs.insert(target, Pair { a, b, factor });
     }
@@ -163,7 +169,9 @@ fn gguf_matrices(bytes: &[u8]) -> Result<(Named, Option<f32>), String> {
         };
         matrices.push((name.clone(), matrix(name, rows, columns, values)?));
     }
-    Ok((matrices, gguf.get("adapter.lora.alpha").and_then(t2lc_runtime::gguf::Value::as_f32)))
+    let alpha = gguf.get("adapter.lora.alpha").and_then(t2lc_runtime::gguf::Value::as_f32);
+    // To llama.cpp an alpha of 0 is none.
+    Ok((matrices, alpha.filter(|alpha| *alpha != 0.0)))
 }
 
 fn peft_matrices(bytes: &[u8]) -> Result<Named, String> {
@@ -262,6 +270,13 @@ mod tests {
         };
         assert!(matches!(change(&zero, &old), DeltaError::Zero));
         assert!(matches!(change(b"x", &old), DeltaError::Adapter { .. }));
+        let rank = 5000_u64;
+        let mut huge = GgufWriter::new();
+        let zeros = || vec![0; 4 * 5000];
+        huge.tensor("w.lora_a", &[1, rank], GgmlType::F32, zeros()).unwrap();
+        huge.tensor("w.lora_b", &[rank, 1], GgmlType::F32, zeros()).unwrap();
+        let error = change(&huge.finish().unwrap(), &old);
+        assert!(matches!(&error, DeltaError::Shape { reason, .. } if reason.contains("at most")));
         let error = relative_change((Format::Peft, b"x"), (Format::Gguf, &old)).unwrap_err();
         assert!(matches!(error, DeltaError::Adapter { .. }));
         let got = relative_change((Format::Gguf, &old), (Format::Gguf, &zero)).unwrap();

@@ -3,6 +3,7 @@
 //! In: text from a file that is not trusted. Out: the path in one spelling, components joined by
 //! `/`, or why it is refused. The system is asked about symbolic links only.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,16 @@ pub(super) fn output(text: &str, is_file: bool) -> Result<String, String> {
         return Err(format!("`{path}` does not end in `.gguf`"));
     }
     Ok(path)
+}
+
+/// The outputs that lie inside another, each with that other; all in one letter case.
+pub(super) fn nested(outputs: &BTreeSet<String>) -> Vec<(&str, &str)> {
+    let inside = |output: &'_ String| {
+        let mut parents = output.match_indices('/').map(|(end, _)| end);
+        parents.find(|end| outputs.contains(&output[..*end]))
+    };
+    let found = outputs.iter().filter_map(|output| Some((output, inside(output)?)));
+    found.map(|(output, end)| (output.as_str(), &output[..end])).collect()
 }
 
 /// Why a text is no name of an adapter.

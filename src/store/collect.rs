@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use t2lc_runtime::digest::Digest;
 
+use super::record::Damage;
 use super::{
     BLOBS, MAX_BLOB_BYTES, MAX_RECORD_BYTES, RECIPES, Record, Store, StoreError, failed, read,
     remove,
@@ -87,7 +88,7 @@ impl Store {
         let mut recipes: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
         for entry in self.entries(RECIPES)?.named {
             if let Some(bytes) = read(&entry.path, MAX_RECORD_BYTES)?
-                && let Some(record) = Record::from_bytes(&bytes, &entry.digest)
+                && let Ok(Some(record)) = Record::from_bytes(&bytes, &entry.digest)
             {
                 recipes.entry(record.content).or_default().push(entry.digest);
             }
@@ -119,7 +120,7 @@ impl Store {
         }
         for entry in self.entries(RECIPES)?.named {
             if let Some(bytes) = read(&entry.path, MAX_RECORD_BYTES)?
-                && Record::from_bytes(&bytes, &entry.digest).is_none()
+                && Record::from_bytes(&bytes, &entry.digest).is_err()
             {
                 remove(&entry.path)?;
                 let reason = "it is no record of this recipe".into();
@@ -158,9 +159,14 @@ impl Store {
             }
         }
         for entry in &records.named {
-            let record = read(&entry.path, MAX_RECORD_BYTES)?
-                .and_then(|bytes| Record::from_bytes(&bytes, &entry.digest));
-            if record.is_none_or(|record| !staying.contains(&record.content)) {
+            let bytes = read(&entry.path, MAX_RECORD_BYTES)?;
+            let stays = match bytes.map(|bytes| Record::from_bytes(&bytes, &entry.digest)) {
+                Some(Ok(Some(record))) => staying.contains(&record.content),
+                // Another version knows what it is of.
+                Some(Ok(None)) => true,
+                Some(Err(Damage)) | None => false,
+            };
+            if !stays {
                 collected.records += 1;
                 collected.freed_bytes += entry.size_bytes;
                 doomed.push(entry.path.clone());

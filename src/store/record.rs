@@ -1,7 +1,8 @@
 //! What a recipe gave: a small text file of two lines, the digest of the second line and JSON.
 //!
 //! In: a record and the recipe it belongs to. Out: text, and back from text a record only if no
-//! byte of it has changed and it lies under the recipe that it names.
+//! byte of it has changed and it lies under the recipe that it names. What another version wrote in
+//! another form is told from what is damaged.
 
 use serde::{Deserialize, Serialize};
 use t2lc_runtime::compile::Adapter;
@@ -42,6 +43,10 @@ pub struct Record {
     pub truncated: bool,
 }
 
+/// Bytes that no version wrote as the record of their recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Damage;
+
 impl Record {
     /// The record of an adapter that this version has compiled.
     pub fn of(adapter: &Adapter) -> Self {
@@ -76,15 +81,15 @@ impl Record {
         format!("{}\n{json}\n", Digest::of(json.as_bytes()))
     }
 
-    pub(super) fn from_bytes(bytes: &[u8], recipe: &Digest) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
-        let (digest, json) = text.split_once('\n')?;
-        let digest: Digest = digest.parse().ok()?;
-        if digest != Digest::of(json.as_bytes()) {
-            return None;
+    /// The record in a file; `None` if it is whole, but not in the form of this version.
+    pub(super) fn from_bytes(bytes: &[u8], recipe: &Digest) -> Result<Option<Self>, Damage> {
+        let json = intact(bytes).ok_or(Damage)?;
+        match serde_json::from_str::<Self>(json) {
+            Ok(record) if record.recipe != *recipe => Err(Damage),
+            Ok(record) => Ok((record.schema == SCHEMA).then_some(record)),
+            // Fields may have come or gone.
+            Err(_) => Ok(None),
         }
-        let record: Self = serde_json::from_str(json).ok()?;
-        (record.schema == SCHEMA && record.recipe == *recipe).then_some(record)
     }
 
     #[cfg(test)]
@@ -102,24 +107,49 @@ impl Record {
     }
 }
 
+/// The second line of a file, if the first is its digest.
+fn intact(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
+    let (digest, json) = text.split_once('\n')?;
+    let digest: Digest = digest.parse().ok()?;
+    (digest == Digest::of(json.as_bytes())).then_some(json)
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use t2lc_runtime::digest::Digest;
 
-    use super::Record;
+    use super::{Damage, Record};
+
+    /// What a later version may write.
+    pub(in crate::store) fn of_later_version(recipe: &Digest) -> Vec<u8> {
+        let json = serde_json::json!({"schema": 2, "recipe": recipe, "colour": "green"});
+        let json = json.to_string();
+        format!("{}\n{json}\n", Digest::of(json.as_bytes())).into_bytes()
+    }
+
+    #[test]
+    fn the_form_of_another_version_is_no_damage() {
+        let recipe = Digest::of(b"recipe");
+        assert_eq!(Record::from_bytes(&of_later_version(&recipe), &recipe), Ok(None));
+        let record = Record { schema: 2, ..Record::sample(recipe, b"bytes") };
+        let json = serde_json::to_string(&record).unwrap();
+        let text = format!("{}\n{json}\n", Digest::of(json.as_bytes()));
+        assert_eq!(Record::from_bytes(text.as_bytes(), &recipe), Ok(None));
+    }
 
     #[test]
     fn no_byte_of_a_record_can_change() {
         let recipe = Digest::of(b"recipe");
         let record = Record::sample(recipe, b"bytes");
         let text = record.to_text(&recipe);
-        assert_eq!(Record::from_bytes(text.as_bytes(), &recipe), Some(record));
+        assert_eq!(Record::from_bytes(text.as_bytes(), &recipe), Ok(Some(record)));
         for index in 0..text.len() {
             let mut bytes = text.clone().into_bytes();
             bytes[index] ^= 1;
-            assert_eq!(Record::from_bytes(&bytes, &recipe), None, "byte {index}");
-            assert_eq!(Record::from_bytes(&bytes[..index], &recipe), None, "{index} bytes");
+            assert_eq!(Record::from_bytes(&bytes, &recipe), Err(Damage), "byte {index}");
+            assert_eq!(Record::from_bytes(&bytes[..index], &recipe), Err(Damage), "{index} bytes");
         }
-        assert_eq!(Record::from_bytes(text.as_bytes(), &Digest::of(b"other")), None);
+        assert_eq!(Record::from_bytes(text.as_bytes(), &Digest::of(b"other")), Err(Damage));
     }
 }

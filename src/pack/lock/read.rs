@@ -11,7 +11,7 @@ use super::{Lock, LockedAdapter, LockedBundle, SCHEMA};
 use crate::pack::PackError;
 use crate::pack::document::{Fields, Source, read_limited};
 use crate::pack::manifest::MAX_ADAPTERS;
-use crate::pack::place::{confined, output, refuse_name};
+use crate::pack::place::{confined, nested, output, refuse_name};
 use crate::pack::problems::Problems;
 use crate::store::NearTask;
 
@@ -75,6 +75,12 @@ fn lock(path: &Path, source: &Source, problems: &mut Problems) -> Option<Lock> {
             }
         }
         adapters.push(adapter);
+    }
+    let outputs: BTreeSet<String> =
+        adapters.iter().map(|adapter| adapter.output.to_ascii_lowercase()).collect();
+    for (output, parent) in nested(&outputs) {
+        let what = format!("the output `{output}` lies inside the output `{parent}`");
+        problems.add(path, None, &what);
     }
     adapters.sort_by(|a, b| a.name.cmp(&b.name));
     Some(Lock {

@@ -81,6 +81,7 @@ fn edited_locks_are_refused_with_their_lines() {
         ("description = \"x\"", "description = \" x\"", "not canonical"),
         ("output = \"a.gguf\"", "output = \"../a.gguf\"", "leads out of"),
         ("output = \"a.gguf\"", "output = \"B.gguf\"", "is there twice"),
+        ("output = \"a.gguf\"", "output = \"b.gguf/a.gguf\"", "lies inside the output `b.gguf`"),
         ("name = \"a\"", "name = \"b\"", "is there twice"),
         ("size_bytes = 7\n", "", "has no `size_bytes`"),
         ("out = \"adapters\"", "out = \"/\"", "is absolute"),

@@ -1,6 +1,6 @@
 //! Reads a pack's files one after another and collects what is wrong with them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use t2lc_runtime::compile::Format;
@@ -9,7 +9,7 @@ use t2lc_runtime::quantize::Quantization;
 
 use super::{AdapterEntry, DEFAULT_OUT, MAX_ADAPTERS, SCHEMA};
 use crate::pack::document::{Fields, Source, read_limited};
-use crate::pack::place::{confined, join, output, refuse_name, symlink};
+use crate::pack::place::{confined, join, nested, output, refuse_name, symlink};
 use crate::pack::problems::Problems;
 
 /// Largest file with adapters.
@@ -319,12 +319,11 @@ impl Reading {
                 self.problems.add(file, *line, &what);
             }
         }
-        for (output, (file, line)) in &outputs {
-            let mut parents = output.match_indices('/').map(|(end, _)| &output[..end]);
-            if let Some(parent) = parents.find(|parent| outputs.contains_key(*parent)) {
-                let what = format!("output `{output}` lies inside the output `{parent}`");
-                self.problems.add(file, *line, &what);
-            }
+        let names: BTreeSet<String> = outputs.keys().cloned().collect();
+        for (output, parent) in nested(&names) {
+            let (file, line) = outputs[output];
+            let what = format!("output `{output}` lies inside the output `{parent}`");
+            self.problems.add(file, *line, &what);
         }
         if self.seen == 0 && self.problems.is_empty() {
             self.problems.add(path, None, "the pack has no `[[adapter]]`");

@@ -200,6 +200,12 @@ impl Layout<'_> {
         }
         let got = match layers {
             [file] => Some(file.digest),
+            [weights, config] => {
+                if !self.is_weights(weights)? {
+                    self.complain(weights, &format!("it is not the weights of `{name}` alone"));
+                }
+                self.digest_of(&[*weights, *config])?
+            }
             several => self.digest_of(several)?,
         };
         if let Some(got) = got.filter(|got| got != content) {

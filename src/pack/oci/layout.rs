@@ -18,6 +18,7 @@ use super::document::{
     SCHEMA_VERSION,
 };
 use crate::pack::PackError;
+use crate::pack::artifact::weights_bytes;
 use crate::pack::place::symlink;
 use crate::pack::problems::Problems;
 
@@ -128,6 +129,16 @@ impl<'a> Layout<'a> {
         };
         self.blobs.insert(key, right);
         Ok(right)
+    }
+
+    /// Whether a blob is the weights of a PEFT adapter and nothing more. One that is not what its
+    /// descriptor says has been complained about.
+    pub(super) fn is_weights(&mut self, blob: &Descriptor) -> Result<bool, PackError> {
+        if !self.has(blob)? {
+            return Ok(true);
+        }
+        let Some((file, _)) = self.open(&blob.place())? else { return Ok(true) };
+        Ok(weights_bytes(file) == Some(blob.size))
     }
 
     /// The digest of several blobs together, if all of them are what their descriptors say.

@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 
 use t2lc_runtime::atomic::AtomicWriteError;
 use t2lc_runtime::digest::Digest;
+use tempfile::TempDir;
 
 use super::document::{BLOBS, INDEX_FILE, LAYOUT_FILE};
 use crate::pack::PackError;
 
-/// How many names are tried for a temporary directory.
-const ATTEMPTS: usize = 1000;
+/// How the names of temporary directories start.
+const TEMPORARY_PREFIX: &str = ".t2lc-";
 
 /// A layout being written.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Staging {
     /// Directory that contains the target.
     parent: PathBuf,
     /// Where the layout is written.
-    directory: Temporary,
+    directory: TempDir,
     /// Whether there is a layout to replace.
     replaces: bool,
 }
@@ -59,15 +60,15 @@ impl Staging {
         if replaces {
             refuse_foreign_entries(&target, &target)?;
         }
-        let directory = Temporary::new(&parent)?;
-        let blobs = directory.0.join(BLOBS);
+        let directory = temporary(&parent)?;
+        let blobs = directory.path().join(BLOBS);
         fs::create_dir_all(&blobs).map_err(|source| failed("create", &blobs, source))?;
         Ok(Self { target, parent, directory, replaces })
     }
 
     /// Writes a file that is not there yet.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), PackError> {
-        let path = self.directory.0.join(name);
+        let path = self.directory.path().join(name);
         let written = File::create_new(&path).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
@@ -77,73 +78,59 @@ impl Staging {
 
     /// Puts the layout in place.
     pub(super) fn commit(self) -> Result<(), PackError> {
-        let blobs = self.directory.0.join(BLOBS);
+        let blobs = self.directory.path().join(BLOBS);
         for directory in blobs.ancestors().take(3) {
             sync(directory);
         }
-        if self.replaces {
-            self.replace()?;
+        let Self { target, parent, directory, replaces } = self;
+        if replaces {
+            replace(&target, &parent, directory)?;
         } else {
-            self.rename()?;
+            place(directory, &target)?;
         }
-        sync(&self.parent);
+        sync(&parent);
         Ok(())
     }
-
-    fn rename(&self) -> Result<(), PackError> {
-        let renamed = fs::rename(&self.directory.0, &self.target);
-        renamed.map_err(|source| match source.kind() {
-            // It appeared meanwhile.
-            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
-                PackError::from(AtomicWriteError::AlreadyExists { path: self.target.clone() })
-            }
-            _ => failed("create", &self.target, source),
-        })
-    }
-
-    fn replace(&self) -> Result<(), PackError> {
-        let aside = Temporary::new(&self.parent)?;
-        let old = aside.0.join("replaced");
-        fs::rename(&self.target, &old)
-            .map_err(|source| failed("move aside", &self.target, source))?;
-        // An entry may have arrived since the first look, which no longer can.
-        let placed = refuse_foreign_entries(&old, &self.target).and_then(|()| self.rename());
-        if placed.is_err()
-            && let Err(source) = fs::rename(&old, &self.target)
-        {
-            // The only copy of the old layout stays where it is.
-            std::mem::forget(aside);
-            return Err(failed("move back", &old, source));
-        }
-        placed
-    }
 }
 
-/// A directory that goes when it is no longer needed, if it is still there.
-#[derive(Debug)]
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn new(parent: &Path) -> Result<Self, PackError> {
-        let exists = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
-        let process = std::process::id();
-        let mut attempt = 0;
-        loop {
-            let path = parent.join(format!(".t2lc-{process}-{attempt}"));
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) if exists(&error) && attempt < ATTEMPTS => attempt += 1,
-                Err(source) => return Err(failed("create", &path, source)),
-            }
+/// Renames the finished layout to a target that does not exist.
+fn place(directory: TempDir, target: &Path) -> Result<(), PackError> {
+    fs::rename(directory.path(), target).map_err(|source| match source.kind() {
+        // It appeared meanwhile.
+        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
+            PackError::from(AtomicWriteError::AlreadyExists { path: target.to_owned() })
         }
-    }
+        _ => failed("create", target, source),
+    })?;
+    // Nothing is left under the temporary name, which somebody else may take now.
+    let _ = directory.keep();
+    Ok(())
 }
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Renamed away, or nothing more can be done about it.
-        let _ = fs::remove_dir_all(&self.0);
+/// Moves the existing layout aside, places the finished one, then removes the old one.
+fn replace(target: &Path, parent: &Path, directory: TempDir) -> Result<(), PackError> {
+    let aside = temporary(parent)?;
+    let old = aside.path().join("replaced");
+    fs::rename(target, &old).map_err(|source| failed("move aside", target, source))?;
+    // An entry may have arrived since the first look, which no longer can.
+    let placed = refuse_foreign_entries(&old, target).and_then(|()| place(directory, target));
+    if placed.is_err()
+        && let Err(source) = fs::rename(&old, target)
+    {
+        // The only copy of the old layout stays where it is.
+        let _ = aside.keep();
+        return Err(failed("move back", &old, source));
     }
+    placed
+}
+
+/// A new directory, with the permissions of an ordinary one, that goes when it is no longer needed.
+fn temporary(parent: &Path) -> Result<TempDir, PackError> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    builder.tempdir_in(parent).map_err(|source| failed("create a directory in", parent, source))
 }
 
 /// Checks that a directory holds nothing but a layout, so that replacing it loses nothing else.
