@@ -322,8 +322,8 @@ pub(crate) struct TrainArgs {
     /// Adapter that every generated one starts from, for example a multi-task one (PEFT directory)
     #[arg(long, value_name = "DIR")]
     pub(crate) warm_start: Option<PathBuf>,
-    /// Bundle whose hypernetwork is trained on, instead of a fresh one (variant L). Give the tasks
-    /// that it knows as well, or they are forgotten
+    /// Bundle whose hypernetwork (gated or L) is trained on, instead of a fresh one; form and sizes
+    /// must be those of the bundle. Give the tasks that it knows as well, or they are forgotten
     #[arg(long, value_name = "DIR", conflicts_with_all = ["warm_start", "reconstruct"])]
     pub(crate) start_from: Option<PathBuf>,
     /// Train towards the PEFT adapters in this directory, named by task, instead of on answers

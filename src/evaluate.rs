@@ -212,12 +212,3 @@ fn metric_name(metric: Metric) -> &'static str {
         Metric::RougeL => "rouge_l",
     }
 }
-
-/// The pack's name of a split.
-fn split_name(split: ExampleSplit) -> &'static str {
-    match split {
-        ExampleSplit::Train => "train",
-        ExampleSplit::Valid => "valid",
-        ExampleSplit::Test => "test",
-    }
-}

@@ -171,13 +171,22 @@ pub fn train(
     resume: bool,
     stop: &AtomicBool,
 ) -> Result<Finished> {
+    ensure!(
+        options.condition != ConditionKind::Nothing,
+        "a hypernetwork depends on something; one adapter for all tasks is `baseline multi-task`"
+    );
     let device = Device::cuda_if_available(0)?;
     let pack = TaskPack::load_all(&paths.packs)?;
     let base = describe_base(&paths.base, &options.network.adapter.modules)?;
     let warm_start = paths.warm_start.as_deref();
     let warm_start = warm_start.map(|dir| PeftAdapter::load(dir, &base)).transpose()?;
     let start = paths.start_from.as_deref().map(Start::open).transpose()?;
-    let library = paths.library.as_deref().map(|dir| Library::load(dir, &base)).transpose()?;
+    let mut library = paths.library.as_deref().map(|dir| Library::load(dir, &base)).transpose()?;
+    if let Some(library) = &mut library {
+        library.leave_out_held_out(&pack);
+        ensure!(!library.adapters.is_empty(), "the library has adapters of held-out tasks only");
+        options.data.refuse_for_reconstruction(options.condition)?;
+    }
     let identity = json!({
         "options": options,
         "base": base.fingerprint,
@@ -318,10 +327,19 @@ impl Inputs<'_> {
             base: self.base.clone(),
         };
         if let Some(Start { checkpoint, .. }) = self.start {
+            let there = &checkpoint.config;
             ensure!(
-                checkpoint.config == config,
-                "the bundle that the run starts from has {:?}, the options ask for {config:?}",
-                checkpoint.config,
+                there.base.fingerprint == config.base.fingerprint,
+                "the bundle that the run starts from is for the base {}, the base given is {}",
+                there.base.fingerprint,
+                config.base.fingerprint,
+            );
+            ensure!(
+                same_form(there, &config),
+                "the bundle that the run starts from has another form: it takes {}, and embeddings of {} \
+                 numbers",
+                options_of(there),
+                there.task_embedding_size,
             );
             return Hypernet::from_checkpoint(checkpoint, self.device);
         }
@@ -332,6 +350,29 @@ impl Inputs<'_> {
         }
         Ok(net)
     }
+}
+
+/// Whether two networks differ in nothing but the base's name and how their scale is written.
+fn same_form(there: &HypernetConfig, asked: &HypernetConfig) -> bool {
+    let base = BaseModel { name: there.base.name.clone(), ..asked.base.clone() };
+    let HypernetConfig { alpha, use_rslora, .. } = *there;
+    let scales_agree = (there.scale() - asked.scale()).abs() <= 1e-6 * asked.scale().abs();
+    scales_agree && *there == HypernetConfig { base, alpha, use_rslora, ..asked.clone() }
+}
+
+/// The options that ask for a network of this form.
+fn options_of(config: &HypernetConfig) -> String {
+    let HypernetConfig { variant, rank, alpha, head_in_size, latent_size, base, .. } = config;
+    let modules: Vec<&str> = base.modules.iter().map(|module| module.name.as_str()).collect();
+    let modules = modules.join(",");
+    let latent = match variant {
+        Variant::Gated => String::new(),
+        _ => format!(" --latent-size {latent_size}"),
+    };
+    format!(
+        "--variant {variant} --rank {rank} --alpha {alpha} --head-in-size {head_in_size}{latent} \
+         --modules {modules}"
+    )
 }
 
 /// Digest of an adapter's matrices and scale.

@@ -310,7 +310,24 @@ fn training_goes_on_from_a_bundle() {
         train(&paths("refused", Some(start)), options, false, &running()).unwrap_err().to_string()
     };
     let other_sizes = refused(&bundle, &options());
-    assert!(other_sizes.contains("the options ask for"), "{other_sizes}");
+    let fitting = "--variant gated --rank 8 --alpha 16 --head-in-size 384 --modules q_proj,k_proj,";
+    assert!(other_sizes.contains(fitting), "{other_sizes}");
     let none = refused(dir.path(), &default_options());
     assert!(none.contains("cannot start from"), "{none}");
+}
+
+#[test]
+fn input_that_cannot_be_trained_on_is_told_from_a_system_that_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    support::pack::small_pack(dir.path());
+    fs::write(dir.path().join("file"), "").unwrap();
+    for (pack, run, code) in [("none", "run", 1), ("pack", "file/run", 2)] {
+        let mut train = Command::new(env!("CARGO_BIN_EXE_t2lc"));
+        train.arg("train").arg("--base").arg(support::parts::base_gguf());
+        train.arg("--encoder").arg(support::parts::encoder_dir());
+        train.arg("--pack").arg(dir.path().join(pack)).arg("-o").arg(dir.path().join(run));
+        let done = train.output().unwrap();
+        let error = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(code), "{error}");
+    }
 }

@@ -15,7 +15,7 @@ use t2lc_runtime::base::BaseModel;
 use super::TrainArgs;
 use super::failure::{Failure, Outcome};
 use super::output::{print_text, refuse_existing};
-use super::train::{interrupted, run_conditioned, stop_on_interrupt};
+use super::train::{interrupted, run_conditioned, stop_on_interrupt, untrainable};
 
 /// The adapters that a hypernetwork is measured against.
 #[derive(Debug, Subcommand)]
@@ -64,6 +64,9 @@ pub(crate) struct AverageArgs {
     /// Directory of PEFT adapters
     #[arg(long, value_name = "DIR")]
     library: PathBuf,
+    /// Task pack; adapters of tasks that it holds out are left out
+    #[arg(long, value_name = "DIR")]
+    pack: Option<PathBuf>,
     /// Target modules of the adapters
     #[arg(long, value_delimiter = ',', default_value = "q_proj,v_proj")]
     modules: Vec<String>,
@@ -81,7 +84,7 @@ pub(crate) struct ArrowArgs {
     /// Base model: a GGUF file or a Hugging Face directory
     #[arg(long, value_name = "PATH")]
     base: PathBuf,
-    /// Directory of PEFT adapters
+    /// Directory of PEFT adapters; those of held-out tasks are left out
     #[arg(long, value_name = "DIR")]
     library: PathBuf,
     /// Tasks: a task pack, Super-NaturalInstructions files, or a directory of JSONL
@@ -131,8 +134,9 @@ fn lora(args: &LoraArgs) -> Outcome {
     let training = || pack.tasks_of(TaskSplit::Train).map(|task| task.id.clone()).collect();
     let ids = if args.tasks.is_empty() { training() } else { args.tasks.clone() };
     let stop = stop_on_interrupt()?;
-    let trainer = LoraTrainer::open(&args.base, &pack, &args.options)?;
-    let made = trainer.task_specific(&ids, &args.output, args.resume, &stop)?;
+    let trainer = LoraTrainer::open(&args.base, &pack, &args.options).map_err(untrainable)?;
+    let made = trainer.task_specific(&ids, &args.output, args.resume, &stop);
+    let made = made.map_err(untrainable)?;
     for adapter in &made {
         print_text(&format!("{}\n", adapter.display()))?;
     }
@@ -151,8 +155,8 @@ fn multi_task(args: &LoraArgs) -> Outcome {
     claim_cores();
     let pack = TaskPack::load_all(&args.pack).map_err(|e| Failure::input("baseline.pack", e))?;
     let stop = stop_on_interrupt()?;
-    let trainer = LoraTrainer::open(&args.base, &pack, &args.options)?;
-    match trainer.multi_task(&args.output, args.resume, &stop)? {
+    let trainer = LoraTrainer::open(&args.base, &pack, &args.options).map_err(untrainable)?;
+    match trainer.multi_task(&args.output, args.resume, &stop).map_err(untrainable)? {
         Some(adapter) => print_path(&adapter),
         None => Err(interrupted("before the end")),
     }
@@ -161,8 +165,13 @@ fn multi_task(args: &LoraArgs) -> Outcome {
 fn average(args: &AverageArgs) -> Outcome {
     refuse_existing(&args.output, args.force)?;
     let base = described(&args.base, &args.modules)?;
-    let library = loaded(&args.library, &base)?;
-    library.average()?.save(&args.output, &base)?;
+    let mut library = loaded(&args.library, &base)?;
+    if let Some(pack) = &args.pack {
+        let pack = TaskPack::load(pack).map_err(|e| Failure::input("baseline.pack", e))?;
+        library.leave_out_held_out(&pack);
+    }
+    let average = library.average().map_err(|e| Failure::input("baseline.library", e))?;
+    average.save(&args.output, &base)?;
     print_path(&args.output)
 }
 
@@ -186,7 +195,8 @@ fn arrow(args: &ArrowArgs) -> Outcome {
         .with_context(|| format!("the task pack has no task `{}`", args.task))
         .map_err(|e| Failure::input("baseline.task", e))?;
     let base = described(&args.base, &args.modules)?;
-    let library = loaded(&args.library, &base)?;
+    let mut library = loaded(&args.library, &base)?;
+    library.leave_out_held_out(&pack);
     let inputs = task.examples_of(ExampleSplit::Train).take(args.inputs);
     let inputs = inputs.map(|example| example.input.as_str());
     let mixture = arrow_mixture(

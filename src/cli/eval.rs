@@ -176,7 +176,11 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
     let device = Device::cuda_if_available(0).context("no device")?;
     let pack = TaskPack::load(&args.pack).map_err(|e| Failure::input("eval.pack", e))?;
     let tasks = chosen_tasks(&pack, &args.tasks).map_err(|e| Failure::input("eval.tasks", e))?;
-    let earlier = args.earlier.as_deref().map(read_earlier).transpose()?;
+    let mut earlier = args.earlier.as_deref().map(read_earlier).transpose()?;
+    if let Some(earlier) = earlier.as_mut().filter(|_| !args.no_bundle) {
+        // Those were of the bundle of then.
+        earlier.forget(&["compiled", "other", "random"]);
+    }
     let contestants = contestants::all(args, earlier.as_ref(), &pack, &tasks, &device, quiet)?;
     let options = EvaluateOptions {
         base: base_id(&args.base).map_err(|e| Failure::input("eval.base", e))?,

@@ -1,5 +1,6 @@
 //! `t2lc train`: task pack → checkpoint.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +47,7 @@ pub(super) fn run_conditioned(args: &TrainArgs, condition: ConditionKind, quiet:
             library: args.reconstruct.clone(),
             run: run.clone(),
         };
-        let finished = train(&paths, &options, args.resume, &stop)?;
+        let finished = train(&paths, &options, args.resume, &stop).map_err(untrainable)?;
         report(&finished, quiet)?;
         if let Some(path) = &args.plot {
             write_plot(&run, &numbered(path, seed))?;
@@ -60,6 +61,20 @@ pub(super) fn run_conditioned(args: &TrainArgs, condition: ConditionKind, quiet:
 
 fn seeds(args: &TrainArgs) -> Vec<Option<u64>> {
     args.seeds.iter().copied().map(Some).collect()
+}
+
+/// What a training refuses is its input, unless the system refused first.
+pub(super) fn untrainable(error: anyhow::Error) -> Failure {
+    let of_input = [ErrorKind::NotFound, ErrorKind::InvalidData, ErrorKind::UnexpectedEof];
+    let system = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| !of_input.contains(&io.kind()))
+    };
+    if error.chain().any(system) {
+        Failure::environment("train.system", error)
+    } else {
+        Failure::input("train.input", error)
+    }
 }
 
 /// What is left is not what was asked for.

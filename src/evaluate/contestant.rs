@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use t2lc_runtime::describe::DescriptionError;
 use t2lc_runtime::digest::Digest;
 
 use super::engine::AdapterData;
@@ -26,8 +27,8 @@ pub type Compile<'a> = Rc<dyn Fn(&str) -> Result<AdapterData> + 'a>;
 pub type TaskAdapter<'a> = Box<dyn FnMut(&Task) -> Result<Option<AdapterData>> + 'a>;
 /// The adapter for one description of a task, numbered from 0.
 pub type DescriptionAdapter<'a> = Box<dyn FnMut(&Task, usize, &str) -> Result<AdapterData> + 'a>;
-/// The adapter of one example of a task.
-pub type ExampleAdapter<'a> = Box<dyn FnMut(&Task, &Example) -> Result<AdapterData> + 'a>;
+/// The adapter of one example of a task; `None` where there is none.
+pub type ExampleAdapter<'a> = Box<dyn FnMut(&Task, &Example) -> Result<Option<AdapterData>> + 'a>;
 
 /// What a prompt holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,10 +115,12 @@ impl<'a> Contestant<'a> {
         })
     }
 
-    /// For each example the adapter compiled from its input (Hyperdecoders).
+    /// For each example the adapter compiled from its input (Hyperdecoders). An input that is no
+    /// description, too long for one for example, has none.
     pub fn per_input(name: impl Into<String>, compile: Compile<'a>) -> Self {
-        let adapter = move |_: &Task, example: &Example| -> Result<AdapterData> {
-            compiled(&compile, &example.input)
+        let adapter = move |_: &Task, example: &Example| match compiled(&compile, &example.input) {
+            Err(error) if error.downcast_ref::<DescriptionError>().is_some() => Ok(None),
+            made => made.map(Some),
         };
         Self {
             name: name.into(),

@@ -8,9 +8,9 @@ use std::collections::HashSet;
 
 use anyhow::{Context, Result, ensure};
 
+use super::EvaluateOptions;
 use super::engine::EngineKind;
 use super::report::{Evaluation, TaskScore, TaskScores};
-use super::{EvaluateOptions, split_name};
 use crate::taskpack::Task;
 
 /// Most contestants of a report, and most bytes of a name.
@@ -61,6 +61,15 @@ impl Earlier {
         self.0.overall.scores.iter().any(|mean| mean.name == name)
     }
 
+    /// Forgets contestants that are of something else this time.
+    pub fn forget(&mut self, names: &[&str]) {
+        let stays = |name: &String| !names.contains(&name.as_str());
+        self.0.overall.scores.retain(|mean| stays(&mean.name));
+        for task in &mut self.0.tasks {
+            task.scores.retain(|score| stays(&score.name));
+        }
+    }
+
     /// Checks that the report is of what is about to be evaluated.
     ///
     /// # Errors
@@ -80,7 +89,7 @@ impl Earlier {
             ("base", was.base.clone(), options.base.clone()),
             ("task pack", was.pack.clone(), pack.to_owned()),
             ("engine", was.engine.clone(), engine.name().to_owned()),
-            ("split", was.split.clone(), split_name(options.split).to_owned()),
+            ("split", was.split.clone(), options.split.name().to_owned()),
             ("wording", wording(was.wording), wording(options.wording)),
             ("number of descriptions", number(was.descriptions), number(options.descriptions)),
             ("seed", was.seed.to_string(), options.seed.to_string()),
@@ -155,6 +164,17 @@ mod tests {
         let differences: Vec<_> =
             differences.map(|d| (d.name.as_str(), d.estimate.unwrap().mean)).collect();
         assert_eq!(differences, [("base", -0.25), ("oracle", 0.25), ("random", -0.25)]);
+    }
+
+    #[test]
+    fn scores_of_another_bundle_are_forgotten() {
+        let mut earlier = read(&report()).unwrap();
+        earlier.forget(&["compiled", "random"]);
+        assert!(earlier.has("base") && !earlier.has("compiled"));
+        let new = evaluation("own", vec![task("x", "near", &[("own", Some(0.75))])]);
+        let both = earlier.beside(new);
+        let names: Vec<&str> = both.tasks[0].scores.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["base", "oracle", "own"]);
     }
 
     #[test]

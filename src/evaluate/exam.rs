@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::contestant::{AdapterSource, Contestant, PromptForm};
 use super::engine::Engine;
-use super::{EvaluateOptions, descriptions_of, score, shots, split_name};
+use super::{EvaluateOptions, descriptions_of, score, shots};
 use crate::base::chat::Chat;
 use crate::taskpack::{Example, ExampleSplit, Metric, Task};
 
@@ -59,7 +59,7 @@ impl<'a, E: Engine> Exam<'a, E> {
     ) -> Result<Self> {
         let examples: Vec<&Example> =
             task.examples_of(options.split).take(options.examples).collect();
-        ensure!(!examples.is_empty(), "no examples in the split `{}`", split_name(options.split));
+        ensure!(!examples.is_empty(), "no examples in the split `{}`", options.split.name());
         let (mut choices, mut max_new_tokens) = (Vec::new(), 0_usize);
         if task.metric == Metric::ChoiceAccuracy {
             for example in &examples {
@@ -108,7 +108,7 @@ impl<'a, E: Engine> Exam<'a, E> {
                     for (index, (prompt, &example)) in
                         prompts.iter().zip(&self.examples).enumerate()
                     {
-                        let adapter = of(self.task, example)?;
+                        let Some(adapter) = of(self.task, example)? else { return Ok(None) };
                         let adapter = self.engine.prepare(&adapter)?;
                         let Some(adapter) = adapter else { return Ok(None) };
                         let prompt = std::slice::from_ref(prompt);

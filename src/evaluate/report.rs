@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::EngineKind;
 use super::estimate::Estimate;
-use super::{EvaluateOptions, markdown, split_name};
+use super::{EvaluateOptions, markdown};
 use crate::taskpack::Wording;
 
 /// Name of the tier that holds training tasks.
@@ -179,7 +179,7 @@ impl Evaluation {
             base: options.base.clone(),
             pack,
             engine: engine.name().into(),
-            split: split_name(options.split).into(),
+            split: options.split.name().into(),
             examples: options.examples,
             wording: options.wording,
             descriptions: options.descriptions,

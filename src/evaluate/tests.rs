@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Result;
+use t2lc_runtime::describe::Description;
 
 use super::contestant::random_text;
 use super::tiny_model::{TinyModel, adapter};
@@ -197,7 +198,7 @@ fn adapters_that_the_engine_cannot_run_have_no_score() {
     let dir = tempfile::tempdir().unwrap();
     let (pack, chat) = (write_pack(dir.path()), TinyModel::new().chat);
     let texts = Rc::default();
-    let adapter = |_: &Task, _: &Example| -> Result<AdapterData> { Ok(delta(1.0)) };
+    let adapter = |_: &Task, _: &Example| -> Result<Option<AdapterData>> { Ok(Some(delta(1.0))) };
     let mut contestants = [
         Contestant::base(),
         Contestant::shared("shared", PromptForm::Plain, delta(1.0)),
@@ -233,11 +234,25 @@ fn examples_may_have_adapters_of_their_own() {
 }
 
 #[test]
+fn an_input_that_is_no_description_has_no_adapter() {
+    let refusing: Compile<'_> = Rc::new(|text: &str| {
+        Description::new(&text.repeat(5000))?;
+        Ok(delta(1.0))
+    });
+    let mut contestants = [
+        Contestant::shared("shared", PromptForm::Plain, delta(1.0)),
+        Contestant::per_input("per input", refusing),
+    ];
+    let (evaluation, _) = run(&mut contestants, &options("shared")).unwrap();
+    assert_eq!(scores(&evaluation, "per input"), [None; 3]);
+}
+
+#[test]
 fn an_adapter_sees_its_task_and_example() {
     let mut seen = Vec::new();
-    let adapter = |task: &Task, example: &Example| -> Result<AdapterData> {
+    let adapter = |task: &Task, example: &Example| -> Result<Option<AdapterData>> {
         seen.push(format!("{} {}", task.id, example.output));
-        Ok(delta(0.0))
+        Ok(Some(delta(0.0)))
     };
     let mut contestants = [Contestant {
         name: "own".into(),

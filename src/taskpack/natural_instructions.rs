@@ -11,7 +11,7 @@
 //! - 11 tasks are held out, which are those the reference validates on, and 10 are left out because
 //!   they share data with its benchmarks.
 //!
-//! The split of an instance hangs on its id. An instance whose answer is blank is left out. The
+//! The split of an instance hangs on its input. An instance whose answer is blank is left out. The
 //! answers of a task that has 2 to 8 short ones are its choices; one alone would always be right.
 
 use std::collections::BTreeSet;
@@ -88,8 +88,6 @@ struct TaskFile {
 
 #[derive(Debug, Deserialize)]
 struct Instance {
-    #[serde(default)]
-    id: Option<String>,
     input: String,
     output: Texts,
 }
@@ -169,7 +167,7 @@ fn examples(
             problems.add(path, None, &what);
             continue;
         }
-        let split = split_of(instance.id.as_deref().unwrap_or(&instance.input));
+        let split = split_of(&instance.input);
         examples.push(Example { split, input, output, choices: Vec::new(), refs: Vec::new() });
     }
     if examples.is_empty() {
@@ -273,7 +271,7 @@ mod tests {
     #[test]
     fn what_is_no_task_is_reported_with_its_line() {
         let problem = |text: &str| read(1, text).unwrap_err().problems.join("\n");
-        let typed = problem("{\"Definition\": [\"x\"],\n\"Instances\": [\n{\"id\": 3}]}");
+        let typed = problem("{\"Definition\": [\"x\"],\n\"Instances\": [\n{\"input\": 3}]}");
         assert!(typed.starts_with("t.json:3: invalid type: integer `3`"), "{typed}");
         let typed = problem("{\"Definition\":\n{}}");
         assert!(typed.contains("expected a string or a list of strings"), "{typed}");

@@ -121,19 +121,33 @@ impl<'a> LoraTrainer<'a> {
         let mut made = Vec::new();
         for task in tasks {
             let output = library.join(&task.id);
+            let run = library.join(RUNS).join(&task.id);
             if output.join(t2lc_runtime::peft::WEIGHTS).exists() {
                 ensure!(resume, "`{}` exists; keep it with --resume", output.display());
+                // What comes beside it must be made in the same way.
+                if run.is_dir() {
+                    RunDirectory::open(&run, self.identity(&[&task.id]), resume)?;
+                }
                 made.push(output);
                 continue;
             }
             let data = TrainingData::of_task(task, &self.chat, &self.options.data)?;
-            let run = library.join(RUNS).join(&task.id);
             match self.train(&data, &run, &output, resume, stop)? {
                 Some(adapter) => made.push(adapter),
                 None => break,
             }
         }
         Ok(made)
+    }
+
+    /// What decides the adapter of these tasks.
+    fn identity(&self, tasks: &[&str]) -> serde_json::Value {
+        json!({
+            "options": self.options,
+            "base": self.base.fingerprint,
+            "data": self.pack.digest.to_string(),
+            "tasks": tasks,
+        })
     }
 
     /// Runs to the end and leaves the best adapter in `output`.
@@ -146,13 +160,7 @@ impl<'a> LoraTrainer<'a> {
         stop: &AtomicBool,
     ) -> Result<Option<PathBuf>> {
         let tasks: Vec<&str> = data.training.iter().map(|task| task.id.as_str()).collect();
-        let identity = json!({
-            "options": self.options,
-            "base": self.base.fingerprint,
-            "data": self.pack.digest.to_string(),
-            "tasks": tasks,
-        });
-        let directory = RunDirectory::open(run, identity, resume)?;
+        let directory = RunDirectory::open(run, self.identity(&tasks), resume)?;
         let (base, device) = (self.base.clone(), &self.device);
         let lora = if let Some(checkpoint) = directory.checkpoint() {
             PlainLora::load(checkpoint, base, device)?

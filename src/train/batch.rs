@@ -302,7 +302,8 @@ pub fn embed_input(
     Ok(Condition::Embedding(encoder.embed(&example.input)?))
 }
 
-/// Takes examples while the row they make stays within `row_tokens`; always at least one.
+/// Takes examples while the row they make stays within `row_tokens`; always at least one. The first
+/// that does not fit ends the row: to look for a shorter one would prefer short examples.
 pub fn fill_row<'t>(
     candidates: impl Iterator<Item = &'t TokenizedExample>,
     row_tokens: usize,
@@ -313,9 +314,7 @@ pub fn fill_row<'t>(
         let tokens = tokens_of(&taken);
         if taken.len() > 1 && tokens > row_tokens {
             taken.pop();
-            if tokens > 2 * row_tokens {
-                break;
-            }
+            break;
         }
     }
     taken

@@ -56,6 +56,24 @@ pub struct DataOptions {
     pub described: bool,
 }
 
+impl DataOptions {
+    /// Refuses what a training without answers would ignore.
+    ///
+    /// # Errors
+    /// Draws, descriptions in prompts, conditions other than descriptions.
+    pub fn refuse_for_reconstruction(&self, condition: ConditionKind) -> Result<()> {
+        let ignored = [
+            (!self.draws.is_empty(), "--draws"),
+            (self.described, "--described"),
+            (condition != ConditionKind::Description, "--condition"),
+        ];
+        for (given, option) in ignored {
+            ensure!(!given, "{option} has no meaning in reconstruction: leave it out");
+        }
+        Ok(())
+    }
+}
+
 /// Everything training reads.
 #[derive(Debug)]
 pub struct TrainingData {
@@ -95,7 +113,8 @@ impl TrainingData {
         };
         let tasks: Vec<&Task> = pack.tasks_of(TaskSplit::Train).collect();
         ensure!(!tasks.is_empty(), "the task pack has no training task");
-        let epoch = epoch(&tasks, &options.draws)?;
+        let packs = pack.tasks.iter().map(|task| task.source + 1).max().unwrap_or(0);
+        let epoch = epoch(&tasks, packs, &options.draws)?;
         let training = of_tasks(tasks, ExampleSplit::Train, Wording::Training)?;
         let held_out: Vec<&Task> = pack.tasks_of(TaskSplit::Heldout).collect();
         let tiers: Vec<_> = held_out.iter().map(|t| t.tier.clone().unwrap_or_default()).collect();
@@ -153,9 +172,9 @@ fn embedded(condition: &Condition, encoder: Option<&DescriptionEncoder>) -> Resu
     }
 }
 
-/// The indices of `tasks`, each as often as `draws` has it for the pack that the task is of.
-fn epoch(tasks: &[&Task], draws: &[usize]) -> Result<Vec<usize>> {
-    let packs = tasks.iter().map(|task| task.source + 1).max().unwrap_or(0);
+/// The indices of `tasks`, each as often as `draws` has it for the one of the packs that the task is
+/// of.
+fn epoch(tasks: &[&Task], packs: usize, draws: &[usize]) -> Result<Vec<usize>> {
     ensure!(draws.len() <= packs, "--draws has {} numbers for {packs} task packs", draws.len());
     let of = |task: &Task| draws.get(task.source).copied().unwrap_or(1);
     let places = tasks.iter().enumerate();
@@ -181,7 +200,14 @@ impl Preparation<'_> {
         let texts: Vec<&str> = task.worded(wording).take(limit).collect();
         let described = if self.options.described { texts.as_slice() } else { &[] };
         let examples = tokenize(task, split, self.chat, self.options.max_tokens, described)?;
-        ensure!(!examples.is_empty(), "task `{}` has no example that fits", task.id);
+        let max_tokens = self.options.max_tokens;
+        let count = task.examples_of(split).count();
+        ensure!(
+            !examples.is_empty(),
+            "task `{}` has {count} examples in the split `{}`, none of at most {max_tokens} tokens",
+            task.id,
+            split.name(),
+        );
         let conditions = match (self.kind, self.encoder) {
             (ConditionKind::Description, Some(encoder)) => {
                 ensure!(!texts.is_empty(), "task `{}` has no description", task.id);
@@ -209,11 +235,12 @@ mod tests {
         };
         let (a, b, c) = (task(0), task(1), task(1));
         let tasks = [&a, &b, &c];
-        assert_eq!(epoch(&tasks, &[]).unwrap(), [0, 1, 2]);
-        assert_eq!(epoch(&tasks, &[3]).unwrap(), [0, 0, 0, 1, 2]);
-        assert_eq!(epoch(&tasks, &[0, 2]).unwrap(), [1, 1, 2, 2]);
-        let error = epoch(&tasks, &[1, 1, 1]).unwrap_err().to_string();
+        assert_eq!(epoch(&tasks, 2, &[]).unwrap(), [0, 1, 2]);
+        assert_eq!(epoch(&tasks, 2, &[3]).unwrap(), [0, 0, 0, 1, 2]);
+        assert_eq!(epoch(&tasks, 2, &[0, 2]).unwrap(), [1, 1, 2, 2]);
+        assert_eq!(epoch(&tasks, 3, &[1, 0, 2]).unwrap(), [0]);
+        let error = epoch(&tasks, 2, &[1, 1, 1]).unwrap_err().to_string();
         assert!(error.contains("3 numbers for 2 task packs"), "{error}");
-        assert!(epoch(&tasks, &[0, 0]).is_err());
+        assert!(epoch(&tasks, 2, &[0, 0]).is_err());
     }
 }

@@ -4,13 +4,14 @@
 //! adapters in the order of their names, and their element-wise mean. Plain files and hidden
 //! entries are passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use t2lc_runtime::base::BaseModel;
 
 use crate::base::peft::{PeftAdapter, listed};
+use crate::taskpack::{TaskPack, TaskSplit};
 
 /// Most adapters that are read.
 const MAX_ADAPTERS: usize = 4096;
@@ -68,6 +69,16 @@ impl Library {
             dir.display(),
         );
         Ok(Self { adapters })
+    }
+
+    /// Leaves out the adapters of tasks that a pack holds out: nothing that is made of the library
+    /// may know of them. Gives how many they were.
+    pub fn leave_out_held_out(&mut self, pack: &TaskPack) -> usize {
+        let count = self.adapters.len();
+        let held_out: HashSet<&str> =
+            pack.tasks_of(TaskSplit::Heldout).map(|task| task.id.as_str()).collect();
+        self.adapters.retain(|(id, _)| !held_out.contains(id.as_str()));
+        count - self.adapters.len()
     }
 
     /// The rank that all adapters share.
@@ -141,8 +152,11 @@ fn rounded(value: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use t2lc_runtime::digest::Digest;
+
     use super::Library;
     use crate::base::peft::tests::{adapter, base};
+    use crate::taskpack::{Metric, Task, TaskPack, TaskSplit};
 
     #[test]
     fn adapters_come_in_the_order_of_their_names() {
@@ -172,6 +186,22 @@ mod tests {
             assert!(error.contains(expected), "{expected} not in {error}");
         }
         assert!(!error.contains("good"), "{error}");
+    }
+
+    #[test]
+    fn adapters_of_held_out_tasks_are_left_out() {
+        let task = |id: &str, split| {
+            let mut task = Task::new(id, "MIT", Metric::ExactMatch, vec!["Do.".into()], vec![]);
+            task.split = split;
+            task
+        };
+        let tasks = vec![task("one", TaskSplit::Train), task("two", TaskSplit::Heldout)];
+        let pack = TaskPack { tasks, digest: Digest::of(b"") };
+        let of = |id: &str| (id.to_owned(), adapter(1));
+        let mut library = Library { adapters: vec![of("one"), of("own"), of("two")] };
+        assert_eq!(library.leave_out_held_out(&pack), 1);
+        let left: Vec<&str> = library.adapters.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(left, ["one", "own"]);
     }
 
     #[test]

@@ -94,10 +94,10 @@ pub struct RunOptions {
     /// Seed of initialization, sampling and dropout
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
-    /// Steps between checkpoints
+    /// Steps between checkpoints; 0 saves at the end only
     #[arg(long, default_value_t = 25)]
     pub checkpoint_every: usize,
-    /// Steps between validations on held-out data
+    /// Steps between validations on held-out data; 0 validates at the end only
     #[arg(long, default_value_t = 50)]
     pub validate_every: usize,
     /// Stop after this many validations without a lower mean loss; 0 never stops early
@@ -141,7 +141,8 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Creates the directory, or finds the latest checkpoint in it.
+    /// Creates the directory, or finds the latest checkpoint in it. What a run has left that came
+    /// to no checkpoint goes.
     ///
     /// # Errors
     /// A directory that already holds a run (without `resume`), or one of other options or data.
@@ -151,6 +152,9 @@ impl RunDirectory {
         let latest = state::latest(path)?;
         if latest.is_some() && !resume {
             bail!("`{}` already holds a run; continue it with --resume", path.display());
+        }
+        if latest.is_none() {
+            state::clear(path)?;
         }
         // Numbers may change in the last digit when they are written and read.
         let identity_read: serde_json::Value = serde_json::from_str(&identity.to_string())?;
@@ -220,10 +224,10 @@ impl RunDirectory {
                 metrics.loss, metrics.tokens_per_s
             ));
             bar.inc(1);
-            interrupted = stop.load(Ordering::SeqCst);
             let stale = options.patience > 0 && progress.state.stale >= options.patience;
-            let last = progress.state.step == options.steps || interrupted || stale;
-            if last || progress.state.step.is_multiple_of(options.checkpoint_every.max(1)) {
+            let done = progress.state.step == options.steps || stale;
+            interrupted = !done && stop.load(Ordering::SeqCst);
+            if done || interrupted || is_due(progress.state.step, options.checkpoint_every) {
                 progress.saved =
                     Some(state::save(&self.path, objective, &optimizer, &progress.state)?);
             }
@@ -261,7 +265,7 @@ impl RunDirectory {
         let tokens_per_s = accumulated.tokens as f64 / started.elapsed().as_secs_f64();
         progress.state.step += 1;
         let done = progress.state.step;
-        let validate = done.is_multiple_of(options.validate_every.max(1)) || done == options.steps;
+        let validate = is_due(done, options.validate_every) || done == options.steps;
         let validation_loss = validate.then(|| objective.validation()).transpose()?;
         if let Some(losses) = validation_loss.as_ref().filter(|losses| !losses.is_empty()) {
             let mean = losses.values().sum::<f32>() / losses.len() as f32;
@@ -282,6 +286,11 @@ impl RunDirectory {
             validation_loss,
         })
     }
+}
+
+/// Whether something that is done every so many steps is done after this one; 0 is never.
+fn is_due(step: usize, every: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }
 
 struct Progress {

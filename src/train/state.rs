@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::{AdamW, Moments};
-use super::run::Objective;
+use super::run::{METRICS_FILE, Objective};
 
 /// Name of the checkpoint with the lowest mean validation loss.
 pub const BEST: &str = "best";
@@ -49,6 +49,22 @@ impl RunState {
     pub fn new(identity: serde_json::Value) -> Self {
         Self { step: 0, best: None, stale: 0, identity }
     }
+}
+
+/// Removes what a run without a checkpoint has left: its log and its best so far.
+///
+/// # Errors
+/// A directory that cannot be written.
+pub fn clear(run: &Path) -> Result<()> {
+    let (log, best) = (run.join(METRICS_FILE), run.join(BEST));
+    if log.is_file() {
+        std::fs::remove_file(&log).with_context(|| format!("cannot remove `{}`", log.display()))?;
+    }
+    if best.join(STATE_FILE).is_file() {
+        std::fs::remove_dir_all(&best)
+            .with_context(|| format!("cannot remove `{}`", best.display()))?;
+    }
+    Ok(())
 }
 
 /// Writes `run/step-NNNNNN` and removes all but the latest checkpoints.

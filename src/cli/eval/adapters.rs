@@ -15,8 +15,8 @@ use serde::Deserialize;
 use t2lc::base::describe::describe_base;
 use t2lc::base::peft::PeftAdapter;
 use t2lc::evaluate::AdapterData;
-use t2lc_runtime::base::TargetModule;
-use t2lc_runtime::gguf::Gguf;
+use t2lc_runtime::base::{TargetModule, UNKNOWN_FINGERPRINT};
+use t2lc_runtime::gguf::{Gguf, Value};
 use t2lc_runtime::peft::CONFIG;
 
 /// The linear maps of a decoder layer.
@@ -25,8 +25,8 @@ const MODULES: [&str; 7] =
 /// Largest configuration that is read.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// Reads an adapter for a base from a PEFT directory or a GGUF file.
-pub(super) fn load_adapter(path: &Path, base: &Path) -> Result<AdapterData> {
+/// Reads an adapter for a base, of this fingerprint, from a PEFT directory or a GGUF file.
+pub(super) fn load_adapter(path: &Path, base: &Path, fingerprint: &str) -> Result<AdapterData> {
     if path.is_dir() {
         let base = describe_base(base, &peft_modules(path)?)?;
         let adapter = PeftAdapter::load(path, &base)?;
@@ -35,9 +35,21 @@ pub(super) fn load_adapter(path: &Path, base: &Path) -> Result<AdapterData> {
     let read = || -> Result<AdapterData> {
         let bytes = std::fs::read(path).context("the file cannot be read")?;
         let base = describe_base(base, &gguf_modules(&bytes)?)?;
+        if let Some(recorded) = recorded_fingerprint(&bytes)? {
+            ensure!(
+                [fingerprint, UNKNOWN_FINGERPRINT].contains(&recorded.as_str()),
+                "it was made for the base {recorded}, the base is {fingerprint}"
+            );
+        }
         Ok(AdapterData::Gguf { bytes: bytes.into(), base: Rc::new(base) })
     };
     read().with_context(|| format!("cannot use the adapter `{}`", path.display()))
+}
+
+/// The base that a GGUF file says it is for, if it does.
+fn recorded_fingerprint(bytes: &[u8]) -> Result<Option<String>> {
+    let gguf = Gguf::parse(bytes).context("the adapter is not a usable GGUF file")?;
+    Ok(gguf.get("t2lc.base.fingerprint").and_then(Value::as_str).map(str::to_owned))
 }
 
 /// The modules that any adapter of a library adapts.

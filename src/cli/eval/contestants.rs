@@ -4,18 +4,19 @@
 //! earlier evaluation has them, then what was asked for: shots, bundles, single adapters, and what
 //! is made of a library.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use candle_core::Device;
 use t2lc::base::describe::describe_base;
 use t2lc::evaluate::{AdapterData, Compile, Contestant, Earlier, PromptForm};
-use t2lc::taskpack::{Task, TaskPack, TaskSplit};
+use t2lc::taskpack::{Task, TaskPack};
 use t2lc::train::arrow::Arrow;
 use t2lc::train::library::Library;
 use t2lc_runtime::backend::Provider;
+use t2lc_runtime::base::{BaseModel, UNKNOWN_FINGERPRINT};
 use t2lc_runtime::compile::{CompileOptions, Compiler};
 use t2lc_runtime::describe::Description;
 
@@ -33,12 +34,14 @@ pub(super) fn all(
     device: &Device,
     quiet: bool,
 ) -> Result<Vec<Contestant<'static>>, Failure> {
+    let fingerprint = describe_base(&args.base, &[]).map_err(|e| Failure::input("eval.base", e))?;
+    let fingerprint = fingerprint.fingerprint;
     let mut all = vec![Contestant::base(), Contestant::prompted()];
     all.extend(args.shots.map(Contestant::shots));
     // What is no adapter answers as it did.
     all.retain(|contestant| earlier.is_none_or(|earlier| !earlier.has(&contestant.name)));
     if !args.no_bundle {
-        let compile = compiler(args.bundle.as_deref())?;
+        let compile = compiler(args.bundle.as_deref(), &fingerprint)?;
         all.push(Contestant::compiled(Rc::clone(&compile)));
         // A single task has no other.
         if tasks.len() > 1 {
@@ -47,12 +50,12 @@ pub(super) fn all(
         all.push(Contestant::random(compile, args.seed));
     }
     for NamedPath { name, path } in &args.per_input {
-        all.push(Contestant::per_input(name, compiler(Some(path))?));
+        all.push(Contestant::per_input(name, compiler(Some(path), &fingerprint)?));
     }
     let plain = args.adapter.iter().map(|named| (named, PromptForm::Plain));
     let described = args.adapter_described.iter().map(|named| (named, PromptForm::Described));
     for (NamedPath { name, path }, prompt) in plain.chain(described) {
-        let adapter = load_adapter(path, &args.base)
+        let adapter = load_adapter(path, &args.base, &fingerprint)
             .map_err(|error| Failure::input("eval.adapter", error))?;
         all.push(Contestant::shared(name, prompt, adapter));
     }
@@ -64,9 +67,16 @@ pub(super) fn all(
     Ok(all)
 }
 
-/// A bundle as a function from text to adapter, the very file that `compile` writes.
-fn compiler(bundle: Option<&Path>) -> Result<Compile<'static>, Failure> {
+/// A bundle as a function from text to adapter, the very file that `compile` writes. The bundle must
+/// be for the base of this fingerprint.
+fn compiler(bundle: Option<&Path>, fingerprint: &str) -> Result<Compile<'static>, Failure> {
     let bundle = open_bundle(bundle)?;
+    let BaseModel { name, fingerprint: expected, .. } = &bundle.manifest.base;
+    if ![fingerprint, UNKNOWN_FINGERPRINT].contains(&expected.as_str()) {
+        let error = anyhow!("the bundle is for {name} ({expected}), the base is {fingerprint}");
+        return Err(Failure::input("eval.base", error)
+            .hint("use the base that the bundle was made for, or another bundle"));
+    }
     let backend = BackendChoice::Auto.open(&bundle, Provider::Auto)?;
     let compiler = Compiler::new(bundle, backend.as_ref())?;
     let base = Rc::new(compiler.bundle().manifest.base.clone());
@@ -96,10 +106,7 @@ fn of_library(
             oracle.insert(id.clone(), data(adapter.clone()));
         }
     }
-    // What is mixed for a held-out task must not know any of them.
-    let heldout: HashSet<&str> =
-        pack.tasks_of(TaskSplit::Heldout).map(|task| task.id.as_str()).collect();
-    library.adapters.retain(|(id, _)| !heldout.contains(id.as_str()));
+    library.leave_out_held_out(pack);
     let mut of_library = Vec::new();
     if library.adapters.is_empty() {
         say(quiet, "the library has adapters of held-out tasks only: no average, no arrow");

@@ -107,6 +107,30 @@ fn a_run_that_is_stopped_and_resumed_has_the_losses_of_one_that_is_not() {
 }
 
 #[test]
+fn a_run_that_ends_as_it_is_stopped_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = RunOptions { steps: 1, checkpoint_every: 0, validate_every: 0, ..options() };
+    let directory = RunDirectory::open(dir.path(), json!({}), false).unwrap();
+    let end = directory.run(&Quadratic::new(None, 0.0), &options, &AtomicBool::new(true)).unwrap();
+    assert_eq!((end.steps, end.interrupted), (1, false));
+    assert!(end.best.is_some(), "the end is validated");
+}
+
+#[test]
+fn what_a_run_without_a_checkpoint_left_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = RunOptions { checkpoint_every: 0, ..options() };
+    let directory = RunDirectory::open(dir.path(), json!({}), false).unwrap();
+    let objective = Quadratic { fails_at: Some(14), ..Quadratic::new(None, 0.0) };
+    directory.run(&objective, &options, &AtomicBool::new(false)).unwrap_err();
+    assert_eq!((lines(dir.path()).len(), dir.path().join("best").is_dir()), (7, true));
+    let end = run(dir.path(), 1.0, &options, false).unwrap();
+    assert_eq!((lines(dir.path()).len(), end.steps), (12, 12));
+    run(dir.path(), 1.0, &options, true).unwrap();
+    assert_eq!(lines(dir.path()).len(), 12, "a run with a checkpoint keeps its log");
+}
+
+#[test]
 fn the_best_checkpoint_is_kept_and_patience_ends_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let options = RunOptions { patience: 2, ..options() };
