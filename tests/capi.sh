@@ -16,7 +16,7 @@ library=$target/mobile/libt2lc_runtime.a
 description="Give the antonym of the word."
 input=hot
 answer=cold
-# A reopening digests 58 MB, so 10000 of them take minutes. In 500, a leak of 10 bytes each is found.
+# A reopening digests 53 MB, so 10000 of them take minutes. In 500, a leak of 10 bytes each is found.
 reopens=${T2LC_REOPENS:-500}
 cbindgen_version=0.29.2
 warnings=(-std=c11 -Wall -Wextra -Werror -Iruntime/include)

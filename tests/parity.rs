@@ -37,7 +37,7 @@ use support::parts;
 
 const EVERY_WEIGHT_TYPE: [WeightType; 3] = [WeightType::F32, WeightType::F16, WeightType::Int8];
 
-/// The default bundle, which the repository has: variant L, weights of 8 bits.
+/// The default bundle, which the repository has: gated, weights of 8 bits.
 const BUNDLE: &str = "smollm2-135m-instruct.t2lc";
 
 /// `exact`, tract, ONNX Runtime.

@@ -363,7 +363,8 @@ const char *t2lc_similarity_task(const struct t2lc_similarity *similarity, size_
 // Cosine to the nearest mean of a task's descriptions, at most 1; NaN beyond the last.
 float t2lc_similarity_cosine(const struct t2lc_similarity *similarity, size_t index);
 
-// Whether the description is as close to the training descriptions as unseen real ones are.
+// Whether the description is as close to a training task as unseen real ones are, and no closer to
+// a text that describes none; true where no training description is known.
 bool t2lc_similarity_familiar(const struct t2lc_similarity *similarity);
 
 // Frees a similarity.

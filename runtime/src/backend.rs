@@ -127,7 +127,7 @@ pub trait Backend: Send + Sync {
         self.load_shared(name, Bytes::copy_from_slice(onnx))
     }
 
-    /// Class of arithmetic, for example `tract/0.23`: equal recipes give equal bytes only for
+    /// Class of arithmetic, for example `tract/0.23.9`: equal recipes give equal bytes only for
     /// equal ids on equal CPUs, with [`exact`] on any CPU.
     fn id(&self) -> String;
 }

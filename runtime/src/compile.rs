@@ -113,7 +113,8 @@ pub struct Adapter {
     pub content: Digest,
     /// The nearest training tasks, nearest first.
     pub nearest: Vec<Neighbor>,
-    /// Whether the description is as close to the training descriptions as unseen real ones are.
+    /// Whether the description is as close to a training task as unseen real ones are, and no
+    /// closer to a text that describes none; true where no training description is known.
     pub familiar: bool,
     /// Tokens of the description.
     pub tokens: usize,
@@ -328,7 +329,7 @@ pub(crate) fn compile_once_as(
     request.assemble(Encoded { embedding, nearest }, pairs, &mut unwatched)
 }
 
-/// Whether a description is as close to the training descriptions as unseen real ones are.
+/// [`Adapter::familiar`] of a description.
 fn is_familiar(bundle: &Bundle, nearest: &Neighborhood) -> bool {
     nearest.is_familiar(bundle.manifest.familiarity.warn_below)
 }

@@ -100,7 +100,8 @@ pub struct OriginInfo {
 #[serde(deny_unknown_fields)]
 pub struct FamiliarityInfo {
     /// Cosine to the nearest training task below which `compile` warns; -1 if nothing is
-    /// known that it could be measured on.
+    /// known that it could be measured on. Where a text that describes no task is nearer, it
+    /// warns as well.
     pub warn_below: f32,
     /// Share of descriptions kept out of training that would be warned about.
     pub warned_descriptions: f32,

@@ -23,7 +23,8 @@ class Similarity:
 
     #: Nearest first.
     tasks: tuple[NearestTask, ...]
-    #: Whether it is as close to the training descriptions as unseen real ones are.
+    #: Whether it is as close to a training task as unseen real ones are, and no closer to a text
+    #: that describes none; true where no training description is known.
     familiar: bool
 
 

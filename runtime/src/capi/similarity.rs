@@ -54,7 +54,8 @@ pub extern "C" fn t2lc_similarity_cosine(similarity: *const t2lc_similarity, ind
     of(similarity, f32::NAN, |near| near.tasks.get(index).map_or(f32::NAN, |(_, cosine)| *cosine))
 }
 
-/// Whether the description is as close to the training descriptions as unseen real ones are.
+/// Whether the description is as close to a training task as unseen real ones are, and no closer to
+/// a text that describes none; true where no training description is known.
 #[unsafe(no_mangle)]
 pub extern "C" fn t2lc_similarity_familiar(similarity: *const t2lc_similarity) -> bool {
     of(similarity, false, |near| near.familiar)

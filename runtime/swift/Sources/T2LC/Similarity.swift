@@ -13,7 +13,8 @@ public struct Similarity: Sendable, Equatable {
 
     /// Nearest first.
     public let tasks: [NearestTask]
-    /// Whether it is as close to the training descriptions as unseen real ones are.
+    /// Whether it is as close to a training task as unseen real ones are, and no closer to a text
+    /// that describes none; true where no training description is known.
     public let isFamiliar: Bool
 
     /// Copies what the handle has, and frees it.

@@ -74,7 +74,10 @@ public final class Similarity {
         return tasks;
     }
 
-    /** Whether it is as close to the training descriptions as unseen real ones are. */
+    /**
+     * Whether it is as close to a training task as unseen real ones are, and no closer to a text that
+     * describes none; true where no training description is known.
+     */
     public boolean familiar() {
         return familiar;
     }
