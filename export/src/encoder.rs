@@ -12,12 +12,12 @@
 //! front of each text expect it from the caller: e5 wants `query: ` before the description, and
 //! nothing here adds it.
 //!
-//! The caller truncates to at most [`positions`] tokens, and for `new` to at most
-//! [`MAX_TOKENS`](t2lc_runtime::encode::MAX_TOKENS); beyond that the graph fails.
+//! The caller truncates to at most [`max_tokens`]; beyond that the graph fails.
 
 use std::path::Path;
 
 use serde::Deserialize;
+use t2lc_runtime::encode::MAX_TOKENS;
 
 use crate::check::check_model;
 use crate::error::ExportError;
@@ -49,13 +49,14 @@ struct Positions {
     max_position_embeddings: usize,
 }
 
-/// The most tokens that the encoder of a model directory has positions for.
+/// Longest input of a model directory's encoder, in tokens: as many as it has positions for, and no
+/// more than [`MAX_TOKENS`].
 ///
 /// # Errors
 /// A configuration that cannot be read or does not say.
-pub fn positions(model_dir: &Path) -> Result<usize, ExportError> {
+pub fn max_tokens(model_dir: &Path) -> Result<usize, ExportError> {
     let Positions { max_position_embeddings } = config::read_json(&model_dir.join(config::FILE))?;
-    Ok(max_position_embeddings)
+    Ok(max_position_embeddings.min(MAX_TOKENS))
 }
 
 /// Builds the encoder of a model directory.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
-use t2lc_export::encoder::{Pooling, positions};
+use t2lc_export::encoder::{Pooling, max_tokens};
 use t2lc_runtime::describe::Description;
 use t2lc_runtime::digest::{Digest, Hasher};
 use tokenizers::Tokenizer;
@@ -73,7 +73,7 @@ impl DescriptionEncoder {
         let model = BertDebug(BertModel::load(weights, &config)?);
         let mut tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|e| anyhow!(e))?;
         tokenizer.with_padding(None);
-        let max_length = positions(dir)?.min(MAX_TOKENS);
+        let max_length = max_tokens(dir)?;
         let truncation = tokenizers::TruncationParams { max_length, ..Default::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| anyhow!(e))?;
         Ok(Self { model, pooling, tokenizer, device: device.clone(), tokenizes: false })

@@ -14,7 +14,7 @@ use t2lc_runtime::encode::MAX_TOKENS;
 use t2lc_runtime::manifest::ADOPTED_WEIGHTS;
 
 use super::adopt::adopt_encoder;
-use super::{Pooling, build_encoder, positions};
+use super::{Pooling, build_encoder, max_tokens};
 use crate::check::MAX_MODEL_BYTES;
 use crate::error::ExportError;
 use crate::weights::WeightType;
@@ -48,7 +48,7 @@ pub(crate) struct EncoderFiles {
     pub(crate) tokenizer: Vec<u8>,
     /// What the manifest calls the weights.
     pub(crate) weights: String,
-    /// Longest input in tokens, where it is less than what the runtime reads.
+    /// Longest input, in tokens.
     pub(crate) max_tokens: usize,
 }
 
@@ -104,7 +104,7 @@ impl EncoderSource {
                 graph: build_encoder(folder, weights)?,
                 tokenizer: read_file(&folder.join(TOKENIZER))?,
                 weights: weights.to_string(),
-                max_tokens: positions(folder)?.min(MAX_TOKENS),
+                max_tokens: max_tokens(folder)?,
             }),
             Self::Onnx { graph, tokenizer, pooling } => Ok(EncoderFiles {
                 graph: adopt_encoder(&read_file(graph)?, *pooling, width)?,
