@@ -326,7 +326,8 @@ pub(crate) struct TrainArgs {
     /// must be those of the bundle. Give the tasks that it knows as well, or they are forgotten
     #[arg(long, value_name = "DIR", conflicts_with_all = ["warm_start", "reconstruct"])]
     pub(crate) start_from: Option<PathBuf>,
-    /// Train towards the PEFT adapters in this directory, named by task, instead of on answers
+    /// Train towards the PEFT adapters in this directory, named by task, instead of on answers; those
+    /// of held-out tasks are left out
     #[arg(long, value_name = "DIR", conflicts_with = "warm_start")]
     pub(crate) reconstruct: Option<PathBuf>,
     /// Train once per seed, each in a directory `seed-N` of the output

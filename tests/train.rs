@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
 use serde_json::Value;
+use t2lc::taskpack::TaskPack;
 use t2lc::train::batch::BatchOptions;
 use t2lc::train::data::{ConditionKind, DataOptions};
 use t2lc::train::embed::DescriptionEncoder;
@@ -314,6 +315,26 @@ fn training_goes_on_from_a_bundle() {
     assert!(other_sizes.contains(fitting), "{other_sizes}");
     let none = refused(dir.path(), &default_options());
     assert!(none.contains("cannot start from"), "{none}");
+}
+
+#[test]
+fn the_training_data_here_keep_out_what_the_pack_keeps_out() {
+    let paths = ["taskpack", "training/tasks", "training/forms"].map(support::parts::fixture);
+    let pack = TaskPack::load_all(&paths).unwrap();
+    assert!(pack.tasks.len() > 2000, "{}", pack.tasks.len());
+}
+
+#[test]
+fn scores_of_a_bundle_on_another_base_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut eval = Command::new(env!("CARGO_BIN_EXE_t2lc"));
+    eval.arg("eval").arg("--base").arg(support::parts::gemma_gguf());
+    eval.arg("--pack").arg(support::pack::small_pack(dir.path()));
+    eval.arg("--bundle").arg(support::parts::fixture("smollm2-135m-instruct.t2lc"));
+    let done = eval.output().unwrap();
+    let error = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{error}");
+    assert!(error.contains("the bundle is for SmolLM2-135M-Instruct"), "{error}");
 }
 
 #[test]

@@ -204,3 +204,31 @@ fn check_shapes(adapter: &Gguf<'_>, base: &Gguf<'_>, found: &mut Verification) {
         format!("{} tensors do not fit the base: {}", wrong.len(), wrong[0])
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::verify_against_base;
+    use crate::gguf::{GgmlType, Gguf, GgufWriter};
+
+    fn file(tensors: &[(&str, &[u64])]) -> Vec<u8> {
+        let mut writer = GgufWriter::new();
+        for (name, dimensions) in tensors {
+            let count: u64 = dimensions.iter().product();
+            let bytes = vec![0; 4 * usize::try_from(count).unwrap()];
+            writer.tensor(name, dimensions, GgmlType::F32, bytes).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn weights_that_are_no_matrices_have_no_adapter() {
+        let adapter = file(&[("w.lora_a", &[4, 2]), ("w.lora_b", &[2, 3])]);
+        let adapter = Gguf::parse(&adapter).unwrap();
+        for (dimensions, fits) in [(&[4, 3][..], true), (&[4, 3, 1], true), (&[4, 3, 5], false)] {
+            let base = file(&[("w", dimensions)]);
+            let found = verify_against_base(&adapter, &Gguf::parse(&base).unwrap());
+            let wrong = found.problems.iter().any(|problem| problem.contains("is no matrix"));
+            assert_eq!(wrong, !fits, "{dimensions:?}: {:?}", found.problems);
+        }
+    }
+}

@@ -37,13 +37,18 @@ pub(super) fn load_adapter(path: &Path, base: &Path, fingerprint: &str) -> Resul
         let base = describe_base(base, &gguf_modules(&bytes)?)?;
         if let Some(recorded) = recorded_fingerprint(&bytes)? {
             ensure!(
-                [fingerprint, UNKNOWN_FINGERPRINT].contains(&recorded.as_str()),
+                is_for(&recorded, fingerprint),
                 "it was made for the base {recorded}, the base is {fingerprint}"
             );
         }
         Ok(AdapterData::Gguf { bytes: bytes.into(), base: Rc::new(base) })
     };
     read().with_context(|| format!("cannot use the adapter `{}`", path.display()))
+}
+
+/// Whether what was made for the base of one fingerprint, if it knows, is for that of another.
+pub(super) fn is_for(recorded: &str, fingerprint: &str) -> bool {
+    recorded == fingerprint || recorded == UNKNOWN_FINGERPRINT
 }
 
 /// The base that a GGUF file says it is for, if it does.

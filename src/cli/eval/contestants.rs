@@ -16,11 +16,11 @@ use t2lc::taskpack::{Task, TaskPack};
 use t2lc::train::arrow::Arrow;
 use t2lc::train::library::Library;
 use t2lc_runtime::backend::Provider;
-use t2lc_runtime::base::{BaseModel, UNKNOWN_FINGERPRINT};
+use t2lc_runtime::base::BaseModel;
 use t2lc_runtime::compile::{CompileOptions, Compiler};
 use t2lc_runtime::describe::Description;
 
-use super::adapters::{library_modules, load_adapter};
+use super::adapters::{is_for, library_modules, load_adapter};
 use super::{EvalArgs, Failure, NamedPath, say};
 use crate::cli::backend::BackendChoice;
 use crate::cli::compile::open_bundle;
@@ -34,8 +34,8 @@ pub(super) fn all(
     device: &Device,
     quiet: bool,
 ) -> Result<Vec<Contestant<'static>>, Failure> {
-    let fingerprint = describe_base(&args.base, &[]).map_err(|e| Failure::input("eval.base", e))?;
-    let fingerprint = fingerprint.fingerprint;
+    let BaseModel { fingerprint, .. } =
+        describe_base(&args.base, &[]).map_err(|e| Failure::input("eval.base", e))?;
     let mut all = vec![Contestant::base(), Contestant::prompted()];
     all.extend(args.shots.map(Contestant::shots));
     // What is no adapter answers as it did.
@@ -72,7 +72,7 @@ pub(super) fn all(
 fn compiler(bundle: Option<&Path>, fingerprint: &str) -> Result<Compile<'static>, Failure> {
     let bundle = open_bundle(bundle)?;
     let BaseModel { name, fingerprint: expected, .. } = &bundle.manifest.base;
-    if ![fingerprint, UNKNOWN_FINGERPRINT].contains(&expected.as_str()) {
+    if !is_for(expected, fingerprint) {
         let error = anyhow!("the bundle is for {name} ({expected}), the base is {fingerprint}");
         return Err(Failure::input("eval.base", error)
             .hint("use the base that the bundle was made for, or another bundle"));
