@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod chat;
 pub mod decoder;
 pub mod describe;
+pub mod digest;
 pub mod family;
 pub mod fused;
 pub mod gguf_adapter;

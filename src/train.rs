@@ -56,6 +56,7 @@ use tuned_encoder::{EncodingHypernet, TunedEncoder};
 use crate::base::chat::Chat;
 use crate::base::decoder::Decoder;
 use crate::base::describe::describe_base;
+use crate::base::digest::base_digest;
 use crate::base::peft::PeftAdapter;
 use crate::taskpack::TaskPack;
 
@@ -189,7 +190,7 @@ pub fn train(
     }
     let identity = json!({
         "options": options,
-        "base": base.fingerprint,
+        "base": base_digest(&paths.base)?.to_string(),
         "data": pack.digest.to_string(),
         "encoder": embed::encoder_digest(&paths.encoder)?.to_string(),
         "warm_start": warm_start.as_ref().map(adapter_digest),

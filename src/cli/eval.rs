@@ -14,7 +14,7 @@ use candle_core::Device;
 use clap::Args;
 use t2lc::base::chat::Chat;
 use t2lc::base::decoder::Decoder;
-use t2lc::base::describe::describe_base;
+use t2lc::base::digest::base_digest;
 #[cfg(feature = "llama")]
 use t2lc::evaluate::LlamaEngine;
 use t2lc::evaluate::{
@@ -183,7 +183,7 @@ pub(crate) fn run(args: &EvalArgs, quiet: bool) -> Outcome {
     }
     let contestants = contestants::all(args, earlier.as_ref(), &pack, &tasks, &device, quiet)?;
     let options = EvaluateOptions {
-        base: base_id(&args.base).map_err(|e| Failure::input("eval.base", e))?,
+        base: base_digest(&args.base).map_err(|e| Failure::input("eval.base", e))?.to_string(),
         examples: args.examples,
         seed: args.seed,
         split: args.split,
@@ -231,23 +231,6 @@ fn read_earlier(path: &Path) -> Result<Earlier, Failure> {
     };
     let what = || format!("cannot read `{}` as the report of an evaluation", path.display());
     read().with_context(what).map_err(|error| Failure::input("eval.earlier", error))
-}
-
-/// Fingerprint of a base and the size of its weights, which its quantizations differ in.
-fn base_id(path: &Path) -> anyhow::Result<String> {
-    let fingerprint = describe_base(path, &[])?.fingerprint;
-    let mut size_bytes = 0;
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == "safetensors") {
-                size_bytes += entry.path().metadata()?.len();
-            }
-        }
-    } else {
-        size_bytes = path.metadata()?.len();
-    }
-    Ok(format!("{fingerprint}, {size_bytes} bytes"))
 }
 
 /// The contestant that the others are compared with.

@@ -133,8 +133,7 @@ impl Summary<'_> {
 /// The result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Fingerprint of the base, and the size of its weights: quantizations of one base share the
-    /// fingerprint.
+    /// Digest of the base's files: its quantizations share the fingerprint.
     pub base: String,
     /// Digest of the task pack.
     pub pack: String,

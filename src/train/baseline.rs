@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use t2lc_runtime::base::BaseModel;
+use t2lc_runtime::digest::Digest;
 
 use super::AdapterOptions;
 use super::arrow::Arrow;
@@ -27,6 +28,7 @@ use super::sft::{Sft, StepSettings};
 use crate::base::chat::Chat;
 use crate::base::decoder::Decoder;
 use crate::base::describe::describe_base;
+use crate::base::digest::base_digest;
 use crate::base::packed::{PackedBatch, PackedRow};
 use crate::base::peft::PeftAdapter;
 use crate::taskpack::{Task, TaskPack};
@@ -62,6 +64,7 @@ pub struct LoraTrainer<'a> {
     /// Settings of every run.
     pub options: &'a LoraOptions,
     base: BaseModel,
+    base_digest: Digest,
     chat: Chat,
     decoder: Decoder,
     device: Device,
@@ -78,6 +81,7 @@ impl<'a> LoraTrainer<'a> {
             pack,
             options,
             base: describe_base(base, &options.adapter.modules)?,
+            base_digest: base_digest(base)?,
             chat: Chat::open(base)?,
             decoder: Decoder::open(base, &device)?,
             device,
@@ -144,7 +148,7 @@ impl<'a> LoraTrainer<'a> {
     fn identity(&self, tasks: &[&str]) -> serde_json::Value {
         json!({
             "options": self.options,
-            "base": self.base.fingerprint,
+            "base": self.base_digest.to_string(),
             "data": self.pack.digest.to_string(),
             "tasks": tasks,
         })
