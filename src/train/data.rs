@@ -4,7 +4,7 @@
 //! held-out ones that validation uses. A description or an input becomes a condition through the
 //! text encoder; descriptions are embedded once, inputs when a batch draws them.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
@@ -108,17 +108,16 @@ impl TrainingData {
         );
         let encoder = encoder.filter(|_| kind != ConditionKind::Nothing);
         let preparation = Preparation { chat, encoder: encoder.as_ref(), kind, options };
-        let of_tasks = |tasks: Vec<&Task>, split, wording| {
-            workers::map(device, &tasks, |task| preparation.of_task(task, split, wording))
-        };
         let tasks: Vec<&Task> = pack.tasks_of(TaskSplit::Train).collect();
         ensure!(!tasks.is_empty(), "the task pack has no training task");
         let packs = pack.tasks.iter().map(|task| task.source + 1).max().unwrap_or(0);
         let epoch = epoch(&tasks, packs, &options.draws)?;
-        let training = of_tasks(tasks, ExampleSplit::Train, Wording::Training)?;
+        let of =
+            |tasks: &[&Task], split, wording| preparation.of_tasks(tasks, split, wording, device);
+        let training = of(&tasks, ExampleSplit::Train, Wording::Training)?;
         let held_out: Vec<&Task> = pack.tasks_of(TaskSplit::Heldout).collect();
         let tiers: Vec<_> = held_out.iter().map(|t| t.tier.clone().unwrap_or_default()).collect();
-        let held_out = of_tasks(held_out, ExampleSplit::Valid, Wording::Unseen)?;
+        let held_out = of(&held_out, ExampleSplit::Valid, Wording::Unseen)?;
         let validation = tiers.into_iter().zip(held_out).collect();
         let condition_size = encoder.as_ref().map_or(Ok(0), DescriptionEncoder::width)?;
         Ok(Self { training, epoch, validation, encoder, condition_size })
@@ -150,7 +149,10 @@ impl TrainingData {
     pub fn of_task(task: &Task, chat: &Chat, options: &DataOptions) -> Result<Self> {
         let preparation =
             Preparation { chat, encoder: None, kind: ConditionKind::Nothing, options };
-        let of = |split, wording| preparation.of_task(task, split, wording);
+        let of = |split, wording| {
+            let data = preparation.of_tasks(&[task], split, wording, &Device::Cpu)?.pop();
+            data.context("one task has one task's data")
+        };
         Ok(Self {
             training: vec![of(ExampleSplit::Train, Wording::Training)?],
             epoch: vec![0],
@@ -191,16 +193,46 @@ struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    fn of_task(&self, task: &Task, split: ExampleSplit, wording: Wording) -> Result<TaskData> {
+    /// The data of several tasks, in their order.
+    fn of_tasks(
+        &self,
+        tasks: &[&Task],
+        split: ExampleSplit,
+        wording: Wording,
+        device: &Device,
+    ) -> Result<Vec<TaskData>> {
         let limit = match (wording, self.options.descriptions) {
             (Wording::Unseen, _) => 1,
             (Wording::Training, 0) => usize::MAX,
             (Wording::Training, some) => some,
         };
-        let texts: Vec<&str> = task.worded(wording).take(limit).collect();
-        let described = if self.options.described { texts.as_slice() } else { &[] };
-        let examples = tokenize(task, split, self.chat, self.options.max_tokens, described)?;
+        let mut texts: Vec<Vec<&str>> = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            texts.push(task.worded(wording).take(limit).collect());
+        }
+        let tasks: Vec<_> = tasks.iter().copied().zip(&texts).collect();
+        let examples =
+            workers::map(device, &tasks, |(task, texts)| self.examples(task, split, texts))?;
+        let conditions = self.conditions(&tasks)?;
+        let data = tasks.iter().zip(examples).zip(conditions);
+        let data = data.map(|(((task, _), examples), conditions)| TaskData {
+            id: task.id.clone(),
+            examples,
+            conditions,
+        });
+        Ok(data.collect())
+    }
+
+    /// The examples of a split that are short enough; an error without any.
+    fn examples(
+        &self,
+        task: &Task,
+        split: ExampleSplit,
+        texts: &[&str],
+    ) -> Result<Vec<TokenizedExample>> {
+        let described = if self.options.described { texts } else { &[] };
         let max_tokens = self.options.max_tokens;
+        let examples = tokenize(task, split, self.chat, max_tokens, described)?;
         let count = task.examples_of(split).count();
         ensure!(
             !examples.is_empty(),
@@ -208,16 +240,24 @@ impl Preparation<'_> {
             task.id,
             split.name(),
         );
-        let conditions = match (self.kind, self.encoder) {
-            (ConditionKind::Description, Some(encoder)) => {
-                ensure!(!texts.is_empty(), "task `{}` has no description", task.id);
-                let condition = |text: &&str| encoder.condition(text);
-                texts.iter().map(condition).collect::<Result<_>>()?
-            }
-            (ConditionKind::Input, _) => Vec::new(),
-            _ => vec![Condition::nothing()],
+        Ok(examples)
+    }
+
+    /// The conditions of each of the tasks, given with its descriptions.
+    fn conditions(&self, tasks: &[(&Task, &Vec<&str>)]) -> Result<Vec<Vec<Condition>>> {
+        let (ConditionKind::Description, Some(encoder)) = (self.kind, self.encoder) else {
+            let of_all = match self.kind {
+                ConditionKind::Input => Vec::new(),
+                _ => vec![Condition::nothing()],
+            };
+            return Ok(vec![of_all; tasks.len()]);
         };
-        Ok(TaskData { id: task.id.clone(), examples, conditions })
+        for (task, texts) in tasks {
+            ensure!(!texts.is_empty(), "task `{}` has no description", task.id);
+        }
+        let texts: Vec<&str> = tasks.iter().flat_map(|(_, texts)| texts.iter().copied()).collect();
+        let mut all = encoder.conditions(&texts)?.into_iter();
+        Ok(tasks.iter().map(|(_, texts)| all.by_ref().take(texts.len()).collect()).collect())
     }
 }
 

@@ -16,9 +16,13 @@ use t2lc_runtime::digest::{Digest, Hasher};
 use tokenizers::Tokenizer;
 
 use super::condition::Condition;
+use crate::workers;
 
 /// Longest description the encoder reads, as the runtime has it.
 pub use t2lc_runtime::encode::MAX_TOKENS;
+
+/// Most texts embedded at once.
+const BATCH_TEXTS: usize = 64;
 
 /// The text encoder.
 #[derive(Debug)]
@@ -106,17 +110,28 @@ impl DescriptionEncoder {
         self.embed_tokens(&self.tokens(description)?)
     }
 
-    /// What an adapter for a description depends on.
+    /// What the adapters for descriptions depend on, in the order of `texts`. Texts of as many tokens are
+    /// embedded together, in batches of [`BATCH_TEXTS`].
     ///
     /// # Errors
     /// Text that is no description, or that the tokenizer cannot encode.
-    pub fn condition(&self, text: &str) -> Result<Condition> {
-        let description = Description::new(text)?;
-        Ok(if self.tokenizes {
-            Condition::Tokens(self.tokens(description.as_str())?)
-        } else {
-            Condition::Embedding(self.embed(description.as_str())?)
-        })
+    pub fn conditions(&self, texts: &[&str]) -> Result<Vec<Condition>> {
+        let tokens = |text: &&str| self.tokens(Description::new(text)?.as_str());
+        let tokens = texts.iter().map(tokens).collect::<Result<Vec<_>>>()?;
+        if self.tokenizes {
+            return Ok(tokens.into_iter().map(Condition::Tokens).collect());
+        }
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&text| tokens[text].len());
+        let as_long = |a: &usize, b: &usize| tokens[*a].len() == tokens[*b].len();
+        let batches = order.chunk_by(as_long).flat_map(|equal| equal.chunks(BATCH_TEXTS));
+        let batches: Vec<Vec<&[u32]>> =
+            batches.map(|batch| batch.iter().map(|&text| &*tokens[text]).collect()).collect();
+        let embedded = workers::map(&self.device, &batches, |batch| self.embed_batch(batch))?;
+        let mut conditions: Vec<_> =
+            order.into_iter().zip(embedded.into_iter().flatten()).collect();
+        conditions.sort_by_key(|(text, _)| *text);
+        Ok(conditions.into_iter().map(|(_, values)| Condition::Embedding(values)).collect())
     }
 
     /// The tokens of a text.
@@ -133,9 +148,19 @@ impl DescriptionEncoder {
     /// # Errors
     /// A token that the encoder does not know.
     pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let ids = Tensor::new(tokens, &self.device)?.unsqueeze(0)?;
+        self.embed_batch(&[tokens])?.pop().context("no text, no embedding")
+    }
+
+    /// As [`DescriptionEncoder::embed_tokens`], of texts of as many tokens.
+    fn embed_batch(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        let tokens = texts.first().map_or(0, |text| text.len());
+        let ids = Tensor::from_vec(texts.concat(), (texts.len(), tokens), &self.device)?;
         let states = self.model.0.forward(&ids, &ids.zeros_like()?, None)?;
-        let states = states.squeeze(0)?;
+        (0..texts.len()).map(|text| self.pool(&states.get(text)?)).collect()
+    }
+
+    /// The embedding of a text with these hidden states, `[tokens, E]`.
+    fn pool(&self, states: &Tensor) -> Result<Vec<f32>> {
         let pooled = match self.pooling {
             Pooling::Mean => states.mean(0)?,
             Pooling::Cls => states.get(0)?,

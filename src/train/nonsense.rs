@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use super::condition::Condition;
 use super::embed::DescriptionEncoder;
 use crate::taskpack::TaskPack;
-use crate::workers;
 
 /// Texts that are drawn from, half of either kind.
 const TEXTS: usize = 400;
@@ -62,13 +61,13 @@ impl Nonsense {
         if per_batch == 0 {
             return Ok(None);
         }
-        let condition = |text: &String| {
-            Ok(match encoder.condition(text)? {
-                Condition::Tokens(tokens) => Condition::NoTask(tokens),
-                other => other,
-            })
+        let texts = texts(pack, seed);
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let of_no_task = |condition| match condition {
+            Condition::Tokens(tokens) => Condition::NoTask(tokens),
+            other => other,
         };
-        let conditions = workers::map(encoder.device(), &texts(pack, seed), condition)?;
+        let conditions = encoder.conditions(&texts)?.into_iter().map(of_no_task).collect();
         Ok(Some(Self { conditions, per_batch, decay }))
     }
 

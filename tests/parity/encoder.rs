@@ -6,6 +6,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use candle_core::Device;
 use t2lc::taskpack::TaskPack;
+use t2lc::train::condition::Condition;
 use t2lc::train::embed::DescriptionEncoder;
 use t2lc::train::tuned_encoder::TunedEncoder;
 use t2lc_export::encoder::adopt::adopt_encoder;
@@ -125,6 +126,16 @@ fn descriptions_cover_the_range_of_lengths() {
     let lengths: Vec<usize> = TOKENS.iter().map(Vec::len).collect();
     assert_eq!(lengths.iter().min(), Some(&5));
     assert_eq!(lengths.iter().max(), Some(&MAX_TOKENS));
+}
+
+#[test]
+fn descriptions_embedded_together_have_the_same_bits() {
+    let encoder = DescriptionEncoder::load(&parts::encoder_dir(), &Device::Cpu).unwrap();
+    let texts: Vec<&str> = DESCRIPTIONS.iter().map(String::as_str).collect();
+    let together = encoder.conditions(&texts).unwrap();
+    for ((text, together), alone) in texts.iter().zip(together).zip(REFERENCE.iter()) {
+        assert_eq!(together, Condition::Embedding(alone.clone()), "{text:.30}");
+    }
 }
 
 #[test]
