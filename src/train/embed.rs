@@ -111,7 +111,7 @@ impl DescriptionEncoder {
     }
 
     /// What the adapters for descriptions depend on, in the order of `texts`. Texts of as many tokens are
-    /// embedded together, in batches of [`BATCH_TEXTS`].
+    /// embedded together.
     ///
     /// # Errors
     /// Text that is no description, or that the tokenizer cannot encode.
