@@ -1,7 +1,8 @@
 //! What a base is, to the byte.
 //!
-//! In: a GGUF file or a Hugging Face directory. Out: a digest that differs wherever answers could. The
-//! fingerprint of a base is no such thing: quantizations, and models fine-tuned with their norms frozen, share it.
+//! In: a GGUF file or a Hugging Face directory. Out: a digest that differs wherever answers could.
+//! The fingerprint of a base is no such thing: quantizations share it, and so do models that were
+//! fine-tuned with their norms frozen.
 
 use std::fs::File;
 use std::io::Read;

@@ -110,8 +110,8 @@ impl DescriptionEncoder {
         self.embed_tokens(&self.tokens(description)?)
     }
 
-    /// What the adapters for descriptions depend on, in the order of `texts`. Texts of as many tokens are
-    /// embedded together.
+    /// What the adapters for descriptions depend on, in the order of `texts`. Texts of as many tokens
+    /// are embedded together.
     ///
     /// # Errors
     /// Text that is no description, or that the tokenizer cannot encode.
