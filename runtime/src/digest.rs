@@ -8,6 +8,7 @@
 //! starts with its own domain, fields are sorted, and every key and value carries its length.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -17,6 +18,8 @@ use sha2::{Digest as _, Sha256};
 const PREFIX: &str = "sha256:";
 /// Domain of [`recipe_digest`]; the number changes with the encoding.
 const RECIPE_DOMAIN: &[u8] = b"t2lc/recipe/1\0";
+/// Bytes that [`Hasher::update_from`] reads at once.
+const CHUNK_BYTES: usize = 1 << 16;
 
 /// A sha256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,6 +130,22 @@ impl Hasher {
         self.update(bytes);
     }
 
+    /// Adds what `source` has to its end, holding little of it at once.
+    ///
+    /// # Errors
+    /// What reading says, but for interruptions, after which it goes on.
+    pub fn update_from(&mut self, mut source: impl Read) -> io::Result<()> {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match source.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(count) => self.update(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The digest of everything added.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
@@ -151,7 +170,7 @@ pub fn recipe_digest(pairs: &[(&str, &[u8])]) -> Digest {
 
 #[cfg(test)]
 mod tests {
-    use super::{Digest, Hasher, recipe_digest};
+    use super::{CHUNK_BYTES, Digest, Hasher, recipe_digest};
 
     const ABC: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
@@ -186,6 +205,12 @@ mod tests {
         hasher.update(b"");
         hasher.update(b"bc");
         assert_eq!(hasher.finish(), Digest::of(b"abc"));
+
+        let long: Vec<u8> = (0..=255).cycle().take(3 * CHUNK_BYTES + 1).collect();
+        let mut hasher = Hasher::new();
+        hasher.update(&long[..5]);
+        hasher.update_from(&long[5..]).unwrap();
+        assert_eq!(hasher.finish(), Digest::of(&long));
         assert_eq!(
             Hasher::new().finish().to_hex(),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -5,7 +5,6 @@
 //! fine-tuned with their norms frozen.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,8 +12,6 @@ use t2lc_runtime::digest::{Digest, Hasher};
 
 /// Endings of the files of a directory that weights, tokenizer and chat template are read from.
 const READ: [&str; 3] = ["json", "jinja", "safetensors"];
-/// Bytes read at once.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// The sha256 of a GGUF file; of a directory, the digest of the names and digests of the files that a
 /// base is read from, in the order of their names.
@@ -49,17 +46,10 @@ fn files_of(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn file_digest(path: &Path) -> Result<Digest> {
-    let read = || -> std::io::Result<Digest> {
-        let (mut file, mut chunk) = (File::open(path)?, vec![0; CHUNK_BYTES]);
-        let mut digest = Hasher::new();
-        loop {
-            match file.read(&mut chunk)? {
-                0 => return Ok(digest.finish()),
-                bytes => digest.update(&chunk[..bytes]),
-            }
-        }
-    };
-    read().with_context(|| cannot_read(path))
+    let mut digest = Hasher::new();
+    let read = File::open(path).and_then(|file| digest.update_from(file));
+    read.with_context(|| cannot_read(path))?;
+    Ok(digest.finish())
 }
 
 fn cannot_read(path: &Path) -> String {

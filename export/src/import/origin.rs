@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use t2lc_runtime::digest::{Digest, Hasher};
+use t2lc_runtime::digest::Hasher;
 use t2lc_runtime::manifest::OriginInfo;
 
 use super::{ARCHIVE_FILE, Imported, ModuleOrder};
@@ -11,8 +11,6 @@ use super::{ARCHIVE_FILE, Imported, ModuleOrder};
 pub const FORMAT: &str = "text-to-lora";
 /// Licence of weights whose licence nobody gave.
 pub const UNKNOWN_LICENCE: &str = "unknown";
-
-const CHUNK_BYTES: usize = 1 << 16;
 
 impl Imported {
     /// Where the network comes from: `archive` is the file that was imported, from its start.
@@ -25,6 +23,8 @@ impl Imported {
         order: &ModuleOrder,
         licence: Option<&str>,
     ) -> io::Result<OriginInfo> {
+        let mut digest = Hasher::new();
+        digest.update_from(archive)?;
         let config = &self.checkpoint.config;
         let module_order = match order {
             ModuleOrder::Recovered => "head order",
@@ -34,24 +34,11 @@ impl Imported {
         Ok(OriginInfo {
             format: FORMAT.to_owned(),
             file: ARCHIVE_FILE.to_owned(),
-            sha256: digest(archive)?,
+            sha256: digest.finish(),
             licence: licence.unwrap_or(UNKNOWN_LICENCE).to_owned(),
             variant: config.variant.to_string(),
             module_order: module_order.to_owned(),
             modules: config.base.modules.iter().map(|module| module.name.clone()).collect(),
         })
-    }
-}
-
-/// The digest of a file that may be larger than what should be in memory.
-fn digest(mut file: impl Read) -> io::Result<Digest> {
-    let (mut hasher, mut chunk) = (Hasher::new(), vec![0; CHUNK_BYTES]);
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(count) => hasher.update(&chunk[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }

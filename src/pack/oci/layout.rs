@@ -26,8 +26,6 @@ use crate::pack::problems::Problems;
 const MAX_LAYOUT_BYTES: u64 = 64 << 10;
 /// Largest index or manifest that is read; one of 10,000 PEFT adapters has about 7 MB.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
-/// Bytes of a blob that are in memory at once.
-const BUFFER_BYTES: usize = 64 << 10;
 
 /// A layout and what is wrong with it.
 pub(super) struct Layout<'a> {
@@ -156,16 +154,8 @@ impl<'a> Layout<'a> {
 
     fn hash(&self, hasher: &mut Hasher, file: File, blob: &Descriptor) -> Result<(), PackError> {
         // One byte more than expected, so that a file that grows meanwhile is never right.
-        let mut file = file.take(blob.size.saturating_add(1));
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(count) => hasher.update(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(unreadable(&self.path(blob), source)),
-            }
-        }
+        let read = hasher.update_from(file.take(blob.size.saturating_add(1)));
+        read.map_err(|source| unreadable(&self.path(blob), source))
     }
 
     /// The bytes of a file of the layout, if it is there and not too large.
